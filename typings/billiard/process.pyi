@@ -1,0 +1,13 @@
+from typing import Any
+
+class BaseProcess:
+    _name: str
+    name: str
+    index: int
+    pid: int | None
+    def start(self) -> None: ...
+    def join(self, timeout: float | None = ...) -> None: ...
+
+class Process(BaseProcess): ...
+
+def current_process() -> Any: ...

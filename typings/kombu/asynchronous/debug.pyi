@@ -1,0 +1,3 @@
+from typing import Any
+
+def repr_active(h: Any) -> str: ...

@@ -1,0 +1,3 @@
+from typing import Any
+
+def match(data: Any, pattern: Any, matcher: Any = ..., matcher_kwargs: Any = ...) -> Any: ...

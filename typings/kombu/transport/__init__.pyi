@@ -1,0 +1,6 @@
+from typing import Any
+
+TRANSPORT_ALIASES: dict[str, str]
+
+def resolve_transport(transport: Any = ...) -> Any: ...
+def get_transport_cls(transport: Any = ...) -> Any: ...

@@ -1,0 +1,15 @@
+from kombu.transport.virtual.base import (
+    AbstractChannel as AbstractChannel,
+    Base64 as Base64,
+    BrokerState as BrokerState,
+    Channel as Channel,
+    Empty as Empty,
+    Management as Management,
+    Message as Message,
+    NotEquivalentError as NotEquivalentError,
+    QoS as QoS,
+    Transport as Transport,
+    UndeliverableWarning as UndeliverableWarning,
+    binding_key_t as binding_key_t,
+    queue_binding_t as queue_binding_t,
+)

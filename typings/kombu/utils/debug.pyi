@@ -1,0 +1,3 @@
+from typing import Any
+
+def setup_logging(loglevel: Any = ..., loggers: Any = ...) -> None: ...

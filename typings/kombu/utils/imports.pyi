@@ -1,0 +1,3 @@
+from typing import Any
+
+def symbol_by_name(name: Any, aliases: Any = ..., imp: Any = ..., package: Any = ..., sep: str = ..., default: Any = ..., **kwargs: Any) -> Any: ...
