@@ -1,0 +1,477 @@
+"""This file gives an application its connections to the broker: single ones, and pools of them.
+
+Serves step 4 of the journey: `producer_or_acquire` lends the producer a message is sent with.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakSet
+
+import kombu
+from kombu import pools
+from kombu.connection import ConnectionPool as _KombuConnectionPool
+from kombu.connection import PooledConnection as _KombuPooledConnection
+from kombu.exceptions import EncodeError, LimitExceeded, OperationalError, SerializerNotInstalled
+from kombu.resource import Resource
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.utils.url import maybe_sanitize_url
+
+from taskq.exceptions import ImproperlyConfigured, UnknownCompression, UnknownTransport
+from taskq.transports import TRANSPORTS, register, require_library
+from taskq.utils.imports import symbol_by_name
+from taskq.utils.log import get_logger
+from taskq.utils.sqlite import DatabaseError, parse_url
+
+if TYPE_CHECKING:
+    from taskq.app.settings import Settings
+
+__all__ = ("Connection", "ConnectionPool", "Connections", "ProducerPool")
+
+#: Under the name of the module users know: what is logged here is about sending.
+logger = get_logger("taskq.app.amqp")
+
+# kombu.Connection asks its own table whether a scheme exists before it asks the class below.
+register()
+
+#: Errors that leave the connection as it was: raised before anything is sent.
+_BEFORE_SENDING = (
+    EncodeError,
+    SerializerNotInstalled,
+    UnknownCompression,
+    ImproperlyConfigured,
+)
+
+
+class Connection(kombu.Connection):
+    """kombu's connection, with our transports behind the names of their schemes.
+
+    The transport parameter stays a name: with a class, kombu would open `rediss://` without TLS,
+    lose the class at the first failover and print it in URLs.
+    """
+
+    def __init__(self, hostname: Any = "localhost", *args: Any, **kwargs: Any) -> None:
+        require_library(kwargs.get("transport") or _scheme_of(hostname))
+        try:
+            super().__init__(hostname, *args, **kwargs)
+        except KeyError as exc:
+            raise _unknown_transport(exc) from None
+
+    def get_transport_cls(self) -> Any:
+        """The class of the transport."""
+        name = self.transport_cls
+        if isinstance(name, str) and name in TRANSPORTS:
+            return symbol_by_name(TRANSPORTS[name])
+        try:
+            return super().get_transport_cls()
+        except KeyError as exc:
+            raise _unknown_transport(exc) from None
+
+    def ensure(self, obj: Any, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`fun`, tried again while the broker is away, unless its transport waits by itself."""
+        if getattr(self.transport, "waits_by_itself", False):
+            return fun
+        return super().ensure(obj, fun, *args, **kwargs)
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:
+        """A pool of at most `limit` connections like this one; no limit means no pooling."""
+        return ConnectionPool(self, limit, **kwargs)
+
+
+def _scheme_of(hostname: Any) -> str:
+    first = hostname if isinstance(hostname, str) else next(iter(hostname or ()), "")
+    return str(first).partition("://")[0].partition("+")[0]
+
+
+def _unknown_transport(exc: KeyError) -> BaseException:
+    # kombu says "No such transport: NAME. Did you mean ...?".
+    prefix, _, rest = str(exc.args[0]).partition("No such transport: ")
+    return exc if prefix or not rest else UnknownTransport(rest.split(".")[0], TRANSPORT_ALIASES)
+
+
+class PooledConnection(_KombuPooledConnection, Connection):
+    """A connection that belongs to a pool; a copy of it does not."""
+
+    def clone(self, **kwargs: Any) -> Connection:  # type: ignore[override]  # leaves the pool
+        return Connection(**dict(self._info(resolve=False), **kwargs))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Connection, tuple(self.info().values())
+
+
+class ConnectionPool(_KombuConnectionPool):
+    """A pool of connections, some of which idle producers may be sitting on."""
+
+    # After a fork the child forgets the pool (`Connections._after_fork`): closing would speak on
+    # sockets that are still the parent's.
+    close_after_fork = False
+
+    def __init__(self, connection: kombu.Connection, limit: int | None = None, **kw: Any) -> None:
+        self.waiting = 0
+        #: Asked when no connection is free: makes an idle producer give up its own.
+        self.on_exhausted: Callable[[], bool] | None = None
+        self._counting = threading.Lock()
+        super().__init__(connection, limit, **kw)
+
+    def new(self) -> PooledConnection:
+        return PooledConnection(self, **dict(self.connection._info(resolve=False)))
+
+    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
+        """A connection; waits up to `timeout` seconds (None: for ever) when `block` is true.
+
+        Raises kombu.exceptions.LimitExceeded when none is free.
+        """
+        try:
+            return super().acquire()
+        except LimitExceeded:
+            if self.on_exhausted is None and not block:
+                raise
+        # Announced before asking: a producer that is released meanwhile sees that somebody waits.
+        with self._counting:
+            self.waiting += 1
+        try:
+            if self.on_exhausted is not None:
+                self.on_exhausted()
+            return super().acquire(block=block, timeout=timeout)
+        finally:
+            with self._counting:
+                self.waiting -= 1
+
+
+class ProducerPool(pools.ProducerPool):
+    """A pool of producers that keep their connection while they are idle.
+
+    kombu's pool takes a connection and binds the producer anew each time, which is most of what a
+    publish costs. Here an idle producer gives its connection up only when somebody else waits.
+
+    Arguments:
+        connections: the pool of connections; it has the same limit.
+        limit: number of producers.
+        acquire_timeout: seconds to wait for a connection; None waits for ever.
+    """
+
+    close_after_fork = False
+
+    def __init__(
+        self,
+        connections: ConnectionPool,
+        limit: int | None = None,
+        acquire_timeout: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.acquire_timeout = acquire_timeout
+        super().__init__(connections, limit=limit, **kwargs)
+        connections.on_exhausted = self.give_up_connection
+
+    def _acquire_connection(self) -> Any:
+        return self.connections.acquire(block=True, timeout=self.acquire_timeout)
+
+    def prepare(self, producer: Any) -> Any:
+        if callable(producer) or producer._channel is None:
+            return super().prepare(producer)
+        if not producer.__connection__.connected:
+            producer.revive(producer.__connection__)
+        return producer
+
+    def release(self, producer: Any) -> None:
+        connection = producer.__connection__
+        if not self.limit or connection is None or connection._closed:
+            super().release(producer)
+            return
+        Resource.release(self, producer)
+        if self.connections.waiting:
+            self.give_up_connection()
+
+    def give_up_connection(self) -> bool:
+        """Put the connection of one idle producer back into its pool; False if none has one."""
+        idle = self._resource
+        with idle.mutex:  # what is in the queue now cannot be taken meanwhile
+            for producer in idle.queue:
+                if not callable(producer) and producer._channel is not None:
+                    producer.channel = None
+                    producer.__connection__.release()
+                    return True
+        return False
+
+
+class _Loan:
+    """`with` acquires something, which is released at the end of the block."""
+
+    __slots__ = ("_acquire", "_held")
+
+    def __init__(self, acquire: Callable[[], Any]) -> None:
+        self._acquire = acquire
+        self._held: Any = None
+
+    def __enter__(self) -> Any:
+        self._held = held = self._acquire()
+        return held
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc_info: Any) -> None:
+        if exc_type is None or issubclass(exc_type, _BEFORE_SENDING):
+            self._held.release()
+        else:
+            # kombu closes the connection: half a message may have gone out on it.
+            self._held.__exit__(exc_type, *exc_info)
+
+
+class Connections:
+    """The part of an application that connects it to its broker."""
+
+    if TYPE_CHECKING:
+        conf: Settings
+        amqp: Any
+        on_after_fork: Any
+
+    #: Made at first use.
+    _pool: ConnectionPool | None = None
+    _producer_pool: ProducerPool | None = None
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Connection:
+        """A connection to consume with (broker_read_url, else broker_url); not open yet."""
+        return self._connection(url or self.conf.broker_read_url, **kwargs)
+
+    def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Connection:
+        """A connection to send with (broker_write_url, else broker_url); not open yet."""
+        return self._connection(url or self.conf.broker_write_url, **kwargs)
+
+    def connection(
+        self,
+        hostname: Any = None,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | None = None,
+        ssl: Any = None,
+        connect_timeout: float | None = None,
+        transport: str | None = None,
+        transport_options: dict[str, Any] | None = None,
+        heartbeat: float | None = None,
+        login_method: str | None = None,
+        failover_strategy: Any = None,
+        **kwargs: Any,
+    ) -> Connection:
+        """A connection to the broker that is not open yet; what is not given, settings say.
+
+        `hostname` may be a host, a URL, or several of them; times are seconds.
+        """
+        return self.connection_for_write(
+            hostname,
+            userid=userid,
+            password=password,
+            virtual_host=virtual_host,
+            port=port,
+            ssl=ssl,
+            connect_timeout=connect_timeout,
+            transport=transport,
+            transport_options=transport_options,
+            heartbeat=heartbeat,
+            login_method=login_method,
+            failover_strategy=failover_strategy,
+            **kwargs,
+        )
+
+    broker_connection = connection
+
+    def _connection(
+        self,
+        url: Any,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | None = None,
+        ssl: Any = None,
+        connect_timeout: float | None = None,
+        transport: str | None = None,
+        transport_options: dict[str, Any] | None = None,
+        heartbeat: float | None = None,
+        login_method: str | None = None,
+        failover_strategy: Any = None,
+        **kwargs: Any,
+    ) -> Connection:
+        conf = self.conf
+        connection: Connection = self.amqp.Connection(
+            url,
+            userid or conf.broker_user,
+            password or conf.broker_password,
+            virtual_host or conf.broker_vhost,
+            port or conf.broker_port,
+            transport=transport or conf.broker_transport,
+            ssl=self.either("broker_use_ssl", ssl),
+            heartbeat=heartbeat,
+            login_method=login_method or conf.broker_login_method,
+            failover_strategy=failover_strategy or conf.broker_failover_strategy,
+            transport_options=dict(conf.broker_transport_options, **transport_options or {}),
+            connect_timeout=self.either("broker_connection_timeout", connect_timeout),
+        )
+        return connection
+
+    def either(self, default_key: str, *defaults: Any) -> Any:
+        """The first of `defaults` that is not None, else the setting `default_key`."""
+        for value in defaults:
+            if value is not None:
+                return value
+        return self.conf[default_key]
+
+    def connection_or_acquire(
+        self, connection: Any = None, pool: bool = True, *_: Any, **__: Any
+    ) -> Any:
+        """`with` this: the connection given, or one from the pool (or a new one) for the block.
+
+        Raises OperationalError when none is free within broker_pool_acquire_timeout seconds.
+        """
+        if connection is not None:
+            return nullcontext(connection)
+        return _Loan(self._acquire_connection if pool else self.connection_for_write)
+
+    default_connection = connection_or_acquire
+
+    def producer_or_acquire(self, producer: Any = None) -> Any:
+        """`with` this: the producer given, or one from the pool for the block.
+
+        Raises OperationalError when none is free within broker_pool_acquire_timeout seconds.
+        """
+        if producer is not None:
+            return nullcontext(producer)
+        return _Loan(self._acquire_producer)
+
+    default_producer = producer_or_acquire
+
+    @property
+    def pool(self) -> ConnectionPool:
+        """The connections of this application: at most broker_pool_limit at a time."""
+        if self._pool is None:
+            with _creating:
+                if self._pool is None:
+                    self._pool = self.connection_for_write().Pool(self.conf.broker_pool_limit or 0)
+                    _with_pools.add(self)
+                    _announce_embedded(self.conf.broker_write_url)
+        return self._pool
+
+    @property
+    def producer_pool(self) -> ProducerPool:
+        """The producers of this application, over the connections of `pool`."""
+        if self._producer_pool is None:
+            with _creating:
+                if self._producer_pool is None:
+                    self._producer_pool = ProducerPool(
+                        self.pool,
+                        limit=self.conf.broker_pool_limit or 0,
+                        acquire_timeout=self.conf.broker_pool_acquire_timeout,
+                        Producer=self.amqp.Producer,
+                    )
+        return self._producer_pool
+
+    def _acquire_connection(self, pool: bool = True) -> Any:
+        if not pool:
+            return self.connection_for_write()
+        timeout = self.conf.broker_pool_acquire_timeout
+        try:
+            return self.pool.acquire(block=True, timeout=timeout)
+        except LimitExceeded as exc:
+            raise self._all_in_use("connection", timeout) from exc
+
+    def _acquire_producer(self) -> Any:
+        producers = self._producer_pool or self.producer_pool
+        timeout = self.conf.broker_pool_acquire_timeout
+        producers.acquire_timeout = timeout
+        try:
+            return producers.acquire(block=True, timeout=timeout)
+        except LimitExceeded as exc:
+            raise self._all_in_use("producer", timeout) from exc
+
+    def _all_in_use(self, what: str, timeout: float | None) -> OperationalError:
+        limit = self.conf.broker_pool_limit
+        return OperationalError(
+            f"Timed out waiting for a broker {what} after {timeout}s. "
+            f"All {limit} connections are in use. Consider increasing broker_pool_limit "
+            f"(currently {limit}) or broker_pool_acquire_timeout (currently {timeout}s)."
+        )
+
+    def _close_pools(self) -> None:
+        """Close the pools and all connections in them; the next use makes new ones."""
+        pool, self._pool = self._pool, None
+        producers, self._producer_pool = self._producer_pool, None
+        if producers is not None:
+            producers.force_close_all()
+        if pool is not None:
+            pool.force_close_all()
+
+    def _after_fork(self) -> None:
+        """In a new child: forget the parent's connections, and say so to `on_after_fork`."""
+        _inherited.append((self._pool, self._producer_pool))
+        self._pool = self._producer_pool = None
+        if self.on_after_fork is not None:
+            self.on_after_fork.send(sender=self)
+
+
+def open_at_once(producer: kombu.Producer) -> None:
+    """Open the producer's connection, one attempt per broker; else OperationalError."""
+    # Without retries the transport's own attempts must not make the caller wait either.
+    connection = producer.connection
+    if connection is not None and not connection.connected:
+        connection.ensure_connection(max_retries=max(len(connection.alt) - 1, 0))
+
+
+def raise_cannot_send(producer: kombu.Producer, exc: BaseException) -> NoReturn:
+    """Raise what a caller is to see of a broker's error: it names the broker, not its password."""
+    connection = producer.connection
+    if connection is None or isinstance(exc, DatabaseError):
+        raise exc
+    wrong = maybe_sanitize_url(str(exc)).rstrip(".")
+    raise OperationalError(
+        f"cannot send to the broker {connection.as_uri()}: {wrong}. "
+        "Is it running, and is the setting broker_url right?"
+    ) from exc
+
+
+def broker_errors(producer: kombu.Producer) -> tuple[type[BaseException], ...]:
+    """The errors of the producer's transport that mean: the broker failed."""
+    connection = producer.connection
+    if connection is None:
+        return (OperationalError,)
+    return (
+        OperationalError,
+        *connection.recoverable_connection_errors,
+        *connection.recoverable_channel_errors,
+    )
+
+
+#: Held while pools are made; pools of one application need each other.
+_creating = threading.RLock()
+
+#: Files of embedded brokers this process has logged.
+_announced: set[str] = set()
+
+
+def _announce_embedded(url: Any) -> None:
+    # Where the messages are is otherwise a question of the working directory.
+    if not isinstance(url, str) or not url.startswith("sqlite:"):
+        return
+    path = parse_url(url).path
+    if path not in _announced:
+        _announced.add(path)
+        logger.info("Embedded broker: %s", path)
+
+
+#: Applications that have pools.
+_with_pools: WeakSet[Any] = WeakSet()
+
+#: The parent's pools, kept alive in a child: collected, they would shut the parent's sockets down.
+_inherited: list[Any] = []
+
+
+def _forget_pools_in_child() -> None:
+    global _creating
+    _creating = threading.RLock()  # its holder may have been another thread
+    for app in tuple(_with_pools):
+        app._after_fork()
+    _with_pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools_in_child)

@@ -1,0 +1,85 @@
+"""This file knows what messages can be written with: serialisers, compressions, and their extras.
+
+Serves step 4 of the journey; kombu does the writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kombu import compression
+from kombu.serialization import pickle_protocol, registry
+
+from taskq.exceptions import UnknownCompression
+from taskq.utils.serialization import pickle_dumps, pickle_loads
+from taskq.utils.text import closest
+
+__all__ = ("check_compression", "not_installed", "register_pickle", "register_zstd", "utf8dict")
+
+#: Serialisers and compressions that come with an extra: name -> extra.
+_EXTRAS = {
+    "auth": "auth",
+    "brotli": "brotli",
+    "msgpack": "msgpack",
+    "yaml": "yaml",
+    "zstandard": "zstd",
+    "zstd": "zstd",
+}
+
+
+def check_compression(name: str) -> None:
+    """Raise UnknownCompression when messages cannot be compressed with `name` here."""
+    try:
+        compression.get_encoder(name)
+    except KeyError:
+        raise UnknownCompression(not_installed("compression", name)) from None
+
+
+def not_installed(what: str, name: str | None) -> str:
+    """Why a serialiser or compression (`what`) cannot be used, and what to do."""
+    extra = _EXTRAS.get(str(name).rpartition("/")[2].removeprefix("x-"))
+    if extra is not None:
+        return f"the {what} {name!r} is not installed here: it comes with taskq[{extra}]"
+    known = sorted(registry._encoders if what == "serializer" else compression._aliases)
+    near = closest(str(name), known)
+    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+    return f"No encoder installed for {name}: {what} {name!r} is not known here; {hint}"
+
+
+def register_pickle() -> None:
+    """Give kombu's pickle our reader and writer, which know Celery's names of our modules.
+
+    They do what kombu's do for everything else. A pickle that the program has replaced stays.
+    """
+    own = registry._encoders.get("pickle")
+    if own is not None and own.encoder.__module__ == "kombu.serialization":
+        registry.register(
+            "pickle",
+            lambda obj: pickle_dumps(obj, protocol=pickle_protocol),
+            pickle_loads,
+            content_type="application/x-python-serialize",
+            content_encoding="binary",
+        )
+
+
+def register_zstd() -> None:
+    """Give kombu the zstandard package for zstd, where it has not found a zstd of its own."""
+    if "application/zstd" in compression.encoders():
+        return
+    try:
+        import zstandard
+    except ImportError:
+        return
+    compression.register(
+        zstandard.compress,
+        # Unlike zstandard.decompress, this reads frames that do not say how long they are.
+        lambda body: zstandard.ZstdDecompressor().decompressobj().decompress(body),
+        "application/zstd",
+        aliases=["zstd", "zstandard"],
+    )
+
+
+def utf8dict(d: Mapping[Any, Any], encoding: str = "utf-8") -> dict[Any, Any]:
+    """The mapping with keys that are bytes decoded."""
+    return {k.decode(encoding) if isinstance(k, bytes) else k: v for k, v in d.items()}
