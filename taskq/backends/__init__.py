@@ -1,0 +1,1 @@
+"""Where outcomes are kept: one port (base.py), one adapter per store."""
