@@ -1,0 +1,262 @@
+"""This file is the life of a child of the process pool, from its first instruction to its exit.
+
+How it works. The child lets go of what belongs to its parent, says that it exists, runs the
+initializer, says that it is up, and then takes one packet after another: `started` is sent before
+the call is even decoded, so that whatever a job does to its child happens to a started job. It
+retires by not reading on. The loop runs inside `billiard.pool.Worker.workloop`, which agents wrap
+to flush what they have gathered when a child exits.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from billiard.common import human_status, reset_signals
+from billiard.compat import mem_rss
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from billiard.exceptions import SoftTimeLimitExceeded
+from billiard.pool import EX_RECYCLE, MaybeEncodingError, Worker
+from kombu.asynchronous import get_event_loop, set_event_loop
+
+from taskq.concurrency.packets import (
+    ALIVE,
+    DONE,
+    FAILED,
+    LEAVING,
+    RETIRE,
+    STARTED,
+    UP,
+    AnySocket,
+    pack,
+)
+from taskq.platforms import EX_FAILURE, EX_OK, set_pdeathsig
+from taskq.utils.log import get_logger
+
+__all__ = ("ChildWorker",)
+
+#: Exit code of a child that was signalled twice.
+EX_SOFTWARE = 70
+
+#: Bytes of the traceback of a child that cannot be set up; its end says most.
+LONGEST_REASON = 32 * 1024
+
+#: Where the parent names the job a soft time limit is meant for.
+LIMITED_JOB = struct.Struct("<Q")
+
+#: Sent for a soft time limit.
+SOFT_LIMIT_SIGNAL = getattr(signal, "SIGUSR1", None)
+
+_NOTHING = object()
+
+logger = get_logger(__name__)
+
+
+class ChildWorker(Worker):
+    """Runs jobs in a child; calling it is the child's whole life."""
+
+    # What the loop of the base class looks at; `wait_for_job` leaves it nothing to do.
+    maxtasks = max_memory_per_child = synq = on_ready_counter = wait_for_syn = None
+    inqW_fd = synqW_fd = -1
+
+    def __init__(
+        self,
+        socket: AnySocket,
+        limited_job: mmap.mmap,
+        parent_pid: int,
+        initializer: Callable[..., Any] | None = None,
+        initargs: Any = (),
+        on_exit: Callable[[int, int], Any] | None = None,
+        max_tasks: int | None = None,
+        max_memory: int | None = None,
+        let_go: Callable[[], Any] | None = None,
+    ) -> None:
+        # The base class would make queues of its own: it is here for its hook only.
+        self.socket = socket
+        self.limited_job = limited_job
+        self.parent_pid = parent_pid
+        self.initializer = initializer
+        self.initargs = initargs
+        self.on_exit = on_exit
+        self.max_tasks = max_tasks
+        self.max_memory = max_memory
+        self.let_go = let_go
+        self.completed = 0
+        #: Number of the job that runs; 0 between jobs.
+        self.current = 0
+        self.is_terminating = False
+
+    @property
+    def outq(self) -> ChildWorker:
+        """Where the base class would put answers."""
+        return self
+
+    def put(self, answer: Any) -> None:
+        """Refuse: answers go through the socket."""
+        raise NotImplementedError("answers of a child go through its socket")
+
+    def __call__(self) -> None:
+        """Live; ends by SystemExit with the exit code."""
+        pid, code = os.getpid(), EX_FAILURE
+        try:
+            self._leave_parent()
+            self.socket.send(pack(ALIVE))
+            self._set_up()
+            self._take_signals()
+            self.socket.send(pack(UP))
+            self.workloop(pid=pid)
+        except SystemExit as exc:
+            code = exc.code if isinstance(exc.code, int) else EX_FAILURE
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            logger.debug("The pool's parent is gone; this child ends")
+        except Exception as exc:  # the process's edge: say why it ends
+            logger.critical("Pool process %s error: %r", pid, exc, exc_info=True)
+        finally:
+            self._run_exit_hook(pid, code)
+        sys.exit(code)
+
+    # --- begin ----------------------------------------------------------------------------------
+
+    def _leave_parent(self) -> None:
+        """Let go of everything that is the parent's; die with it."""
+        signal.set_wakeup_fd(-1)
+        hub = get_event_loop()
+        if hub is not None:
+            _point_to_nothing([*hub.readers, *hub.writers])
+            set_event_loop(None)
+        if self.let_go is not None:
+            self.let_go()
+        set_pdeathsig("SIGKILL")
+        if os.getppid() != self.parent_pid:
+            # It died before the line above could ask to be told.
+            os._exit(EX_FAILURE)
+
+    def _set_up(self) -> None:
+        if self.initializer is None:
+            return
+        try:
+            self.initializer(*self.initargs)
+        except Exception:  # the process's edge: the parent says it, once for all children
+            reason = traceback.format_exc().encode(errors="backslashreplace")
+            self.socket.send(pack(FAILED, payload=reason[-LONGEST_REASON:]))
+            sys.exit(EX_FAILURE)
+
+    def _take_signals(self) -> None:
+        reset_signals(self._on_terminate)
+        if SOFT_LIMIT_SIGNAL is not None:
+            signal.signal(SOFT_LIMIT_SIGNAL, self._on_soft_limit)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_terminate(self, signum: int, frame: Any) -> None:
+        if self.is_terminating:
+            os._exit(EX_SOFTWARE)
+        self.is_terminating = True
+        # By the shell's rule the code's low byte is the signal.
+        sys.exit(signum - 256)
+
+    def _on_soft_limit(self, signum: int, frame: Any) -> None:
+        # A signal that comes late must not hit the job behind the one it was meant for.
+        (number,) = LIMITED_JOB.unpack_from(self.limited_job)
+        if number and number == self.current:
+            raise SoftTimeLimitExceeded()
+
+    # --- work -----------------------------------------------------------------------------------
+
+    def wait_for_job(self) -> None:
+        """Run all jobs there will ever be; the base class's loop calls this once."""
+        sys.exit(self._run_jobs())
+
+    def _run_jobs(self) -> int:
+        receive, send, now = self.socket.receive, self.socket.send, time.monotonic
+        while True:
+            packet = receive()
+            if packet is None:
+                continue
+            kind, number, _, call = packet
+            if kind == RETIRE:
+                return EX_OK
+            started = now()
+            self.current = number
+            send(pack(STARTED, number, started))
+            is_successful, value, leaves = self._run(call)
+            answer = _encode(is_successful, value)
+            send(pack(DONE, number, now() - started, answer))
+            if leaves is not None:
+                raise leaves
+            if self._has_done_enough():
+                send(pack(LEAVING))
+                return int(EX_RECYCLE)
+
+    def _run(self, call: Any) -> tuple[bool, Any, BaseException | None]:
+        """Run one call: (whether it went well, value or ExceptionInfo, why the child must end)."""
+        value: Any = _NOTHING
+        try:
+            target, args, kwargs = pickle.loads(call)
+            value = target(*args, **kwargs)
+            self.current = 0
+        except BaseException as exc:  # the job's edge: its errors are answers
+            self.current = 0
+            if self.is_terminating:
+                # We were told to end: the parent knows what became of this job.
+                raise
+            if value is _NOTHING:
+                leaves = exc if isinstance(exc, (SystemExit, KeyboardInterrupt)) else None
+                return False, ExceptionInfo(), leaves
+        return True, value, None
+
+    def _has_done_enough(self) -> bool:
+        self.completed += 1
+        if self.max_tasks and self.completed >= self.max_tasks:
+            return True
+        if self.max_memory:
+            used = mem_rss()
+            if used > self.max_memory:
+                logger.warning(
+                    "child process exiting after exceeding memory limit (%sKiB / %sKiB)",
+                    used,
+                    self.max_memory,
+                )
+                return True
+        return False
+
+    def _run_exit_hook(self, pid: int, code: int) -> None:
+        if self.on_exit is None:
+            return
+        try:
+            self.on_exit(pid, code)
+        except Exception as exc:  # hook dispatch: the process ends anyway
+            logger.error("Hook at the end of %s raised: %r", human_status(code), exc, exc_info=True)
+
+
+def _encode(is_successful: bool, value: Any) -> bytes:
+    """Give the answer's bytes; what cannot be pickled becomes an error that says so."""
+    try:
+        return pickle.dumps((is_successful, value), pickle.HIGHEST_PROTOCOL)
+    except Exception as exc:  # a value's own __reduce__ may raise anything
+        if isinstance(value, ExceptionInfo):
+            # Its own error stands inside one that only carries the traceback.
+            value = value.exception
+            value = value.exc if isinstance(value, ExceptionWithTraceback) else value
+        error = MaybeEncodingError(exc, value)
+        einfo = ExceptionInfo((MaybeEncodingError, error, exc.__traceback__))
+        return pickle.dumps((False, einfo), pickle.HIGHEST_PROTOCOL)
+
+
+def _point_to_nothing(descriptors: list[int]) -> None:
+    """Let go of sockets whose Python objects live on: a closed number would be given to others."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in descriptors:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            continue
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
