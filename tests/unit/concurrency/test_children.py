@@ -1,0 +1,294 @@
+"""What a child of the process pool lets go of, sets up, counts, and leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from billiard import pool as billiard_pool
+from billiard.exceptions import WorkerLostError
+from contract import child_jobs as jobs
+from kombu.asynchronous import Hub, get_event_loop, set_event_loop
+
+from taskq import Celery
+from taskq.concurrency import child_keeper
+from taskq.concurrency.prefork import TaskPool, process_destructor, process_initializer
+from taskq.concurrency.process_pool import ProcessPool
+from taskq.exceptions import ImproperlyConfigured
+from taskq.signals import worker_process_init, worker_process_shutdown
+
+
+def run(pool: ProcessPool, target: Any, *args: Any) -> Any:
+    """Run one job and give what it returns."""
+    job = pool.apply_async(target, args)
+    end = time.monotonic() + 10
+    while not job.ready():
+        assert time.monotonic() < end, "the job does not end"
+        pool.poll(0.1)
+    return job.get()
+
+
+@pytest.fixture
+def pools() -> Iterator[Any]:
+    made: list[ProcessPool] = []
+
+    def make(*args: Any, **kwargs: Any) -> ProcessPool:
+        pool = ProcessPool(*args, **kwargs)
+        made.append(pool)
+        pool.start()
+        return pool
+
+    yield make
+    for pool in made:
+        pool.terminate()
+
+
+def test_a_child_holds_no_descriptor_of_its_siblings_or_of_the_broker(pools: Any) -> None:
+    hub, (broker, far) = Hub(), socket.socketpair()
+    set_event_loop(hub)
+    hub.add_reader(broker.fileno(), print)
+    pool = pools(3)
+    pool.watch_with(hub)
+    pool.did_start_ok()
+    pool.grow(1)
+    pool.did_start_ok()
+    theirs = {os.fstat(slot.theirs.fileno()).st_ino for slot in pool._keeper.slots}
+    ours = {os.fstat(slot.socket.fileno()).st_ino for slot in pool._keeper.slots}
+    broker_inode = os.fstat(broker.fileno()).st_ino
+    for _ in range(8):
+        held = run(pool, jobs.open_descriptors).values()
+        inodes = {int(name[8:-1]) for name in held if name.startswith("socket:")}
+        assert len(inodes & theirs) == 1
+        assert not inodes & ours
+        assert sum("pidfd" in name for name in held) == 0
+    last = pool._keeper.slots[-1].pid
+    links = {os.readlink(path) for path in Path(f"/proc/{last}/fd").iterdir()}
+    assert f"socket:[{broker_inode}]" not in links
+    assert run(pool, get_event_loop) is None or pool._keeper.slots
+    hub.close()
+    pool._hub = None
+    set_event_loop(None)
+    broker.close()
+    far.close()
+
+
+def test_signals_of_the_parent_are_not_the_childs(pools: Any) -> None:
+    heard, rung = socket.socketpair()
+    rung.setblocking(False)
+    signal.set_wakeup_fd(rung.fileno())
+    try:
+        handler, wakeup = run(pools(1), jobs.names_of_signals)
+    finally:
+        signal.set_wakeup_fd(-1)
+        heard.close()
+        rung.close()
+    assert handler == signal.SIG_IGN
+    assert wakeup == -1
+
+
+def test_a_child_retires_after_its_count_of_jobs(pools: Any) -> None:
+    pool = pools(1, max_tasks=3)
+    pids = [run(pool, jobs.pid) for _ in range(9)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+
+
+def test_a_child_retires_above_its_memory(pools: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = pools(1, max_memory=400 << 10)
+    before = run(pool, jobs.pid)
+    assert run(pool, jobs.pid) == before
+    run(pool, jobs.eat, 500)
+    assert run(pool, jobs.pid) != before
+
+
+def test_agents_that_wrap_the_work_loop_hear_of_the_end(
+    pools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, path = billiard_pool.Worker.workloop, tmp_path / "flushed"
+
+    def workloop(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        finally:
+            path.write_text(str(os.getpid()))
+
+    monkeypatch.setattr(billiard_pool.Worker, "workloop", workloop)
+    pool = pools(1)
+    pid = run(pool, jobs.pid)
+    pool.close()
+    pool.join()
+    assert path.read_text() == str(pid)
+
+
+def test_memory_is_frozen_before_the_fork_and_thawed_at_the_end(pools: Any) -> None:
+    pool = pools(1)
+    assert gc.get_freeze_count()
+    assert run(pool, gc.get_freeze_count)
+    pool.join()
+    assert not gc.get_freeze_count()
+
+
+def test_users_hear_of_children(tmp_path: Path) -> None:
+    app = Celery("children", broker="memory://", set_as_current=False)
+    path = str(tmp_path / "heard")
+
+    def on_init(**kwargs: Any) -> None:
+        jobs.note(path, f"init {os.getpid()}")
+
+    def on_shutdown(pid: int, exitcode: int, **kwargs: Any) -> None:
+        jobs.note(path, f"shutdown {pid} {exitcode} {os.getpid()}")
+
+    worker_process_init.connect(on_init)
+    worker_process_shutdown.connect(on_shutdown)
+    try:
+        pool = TaskPool(1, app=app, initargs=(app, "w@here"), threads=False)
+        pool.start()
+        assert pool.did_start_ok()
+        (pid,) = pool.info["processes"]
+        pool.stop()
+    finally:
+        worker_process_init.disconnect(on_init)
+        worker_process_shutdown.disconnect(on_shutdown)
+    assert Path(path).read_text().splitlines() == [f"init {pid}", f"shutdown {pid} 0 {pid}"]
+    assert callable(process_initializer)
+    assert callable(process_destructor)
+
+
+# --- starts that fail -----------------------------------------------------------------------------
+
+
+def end_at_once() -> None:
+    os._exit(3)
+
+
+def raise_at_once() -> None:
+    raise ImportError("no module named shop")
+
+
+@pytest.mark.parametrize("initializer", [end_at_once, raise_at_once])
+def test_children_that_cannot_start_are_said_once(
+    pools: Any,
+    initializer: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_keeper, "FIRST_PAUSE_S", 0.01)
+    pool = pools(2, initializer=initializer)
+    assert not pool.did_start_ok()
+    with pytest.raises(WorkerLostError, match="5 starts in a row failed"):
+        while True:
+            pool.poll(5)
+    said = [record for record in caplog.records if "could not be started" in record.message]
+    assert len(said) == 1
+    reasons = [record for record in caplog.records if "module named shop" in record.getMessage()]
+    assert len(reasons) == (initializer is raise_at_once)
+
+
+def test_a_fork_that_fails_is_tried_again(pools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        pool = pools(1)
+        assert pool.pids() == []
+    assert run(pool, jobs.pid) == pool.pids()[0]
+
+
+def sleep_a_little() -> None:
+    time.sleep(0.3)
+
+
+def test_a_slow_set_up_is_waited_for(pools: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        pool = pools(1, initializer=sleep_a_little, alive_within=0.1)
+        pid = pool.pids()[0]
+        assert run(pool, jobs.pid) == pid
+    assert len([r for r in caplog.records if "still being set up" in r.message]) == 1
+
+
+def test_a_child_without_a_sign_of_life_is_replaced(
+    pools: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pools(1, alive_within=60)
+    (slot,) = pool._keeper.slots
+    slot.signal(signal.SIGSTOP)
+    while slot.is_alive or pool._selector.select(0):
+        # It was quicker than the stop: take another one.
+        slot.kill()
+        while pool._keeper.slots[0] is slot:
+            pool.poll(1)
+        (slot,) = pool._keeper.slots
+        slot.signal(signal.SIGSTOP)
+    slot.alive_by = 0.0
+    assert run(pool, jobs.pid) != slot.pid
+    assert "Timed out waiting for a sign of child process" in caplog.text
+
+
+# --- who gets which job ---------------------------------------------------------------------------
+
+
+def make_quick(pool: ProcessPool) -> None:
+    """Let the pool learn that `nap` is quick."""
+    # On a busy machine a run may take long, which starts the count anew.
+    end = time.monotonic() + 30
+    while not pool._paces[jobs.nap].is_quick:
+        assert time.monotonic() < end, "this machine is too busy for quick jobs"
+        run(pool, jobs.nap, 0)
+
+
+def test_nothing_waits_behind_a_slow_job(pools: Any) -> None:
+    pool = pools(2)
+    make_quick(pool)
+    slow = pool.apply_async(jobs.nap, (1,))
+    began = time.monotonic()
+    tiny = [pool.apply_async(jobs.nap, (0,)) for _ in range(500)]
+    while not all(job.ready() for job in tiny):
+        pool.poll(1)
+    assert time.monotonic() - began < 1
+    assert not slow.ready()
+
+
+def test_what_waits_behind_a_job_that_turns_out_slow_is_taken_back(pools: Any) -> None:
+    pool = pools(1)
+    make_quick(pool)
+    pool.apply_async(jobs.nap, (0.2,))
+    behind = pool.apply_async(jobs.nap, (0,))
+    (slot,) = pool._keeper.slots
+    assert list(slot.jobs)[-1] is behind
+    while len(slot.jobs) > 1:
+        pool.poll(1)
+    assert list(pool._waiting) == [behind]
+    while not behind.ready():
+        pool.poll(1)
+
+
+def test_a_limit_hits_its_own_job_and_not_the_one_behind(pools: Any) -> None:
+    pool = pools(1)
+    make_quick(pool)
+    limited = pool.apply_async(jobs.nap, (30,), timeout=0.001)
+    behind = pool.apply_async(jobs.nap, (0,))
+    assert len(pool._keeper.slots[0].jobs) == 2
+    while not (limited.ready() and behind.ready()):
+        pool.poll(1)
+    assert not limited.successful()
+    assert behind.successful()
+
+
+def test_limits_of_ended_jobs_are_forgotten(pools: Any) -> None:
+    pool = pools(2, timeout=3600, soft_timeout=1800)
+    for _ in range(600):
+        run(pool, max, 1, 2)
+    assert len(pool._limits._heap) < 300
+
+
+def test_a_start_method_that_is_not_there_is_said() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"start_method.* is 'spawn'.*make it 'fork'"):
+        TaskPool(1, start_method="spawn")
