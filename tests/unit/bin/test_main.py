@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from contract.workers import memory_app, serving
 from taskq import Celery
 from taskq.bin.main import celery
 from taskq.bin.worker import _without_detach, worker
+from taskq.platforms import EX_UNAVAILABLE
 from taskq.signals import user_preload_options
 
 MODULE = "from taskq import Celery\n{0} = Celery('made', broker='memory://')\n"
@@ -242,3 +244,34 @@ def test_the_process_in_the_background_gets_the_same_command_line() -> None:
     given = ["-A", "proj", "worker", "-ED", "--detach", "-D", "-BDE", "-c2", "-Dc3", "-n", "a-D"]
     kept = ["-A", "proj", "worker", "-E", "-BE", "-c2", "-c3", "-n", "a-D"]
     assert _without_detach(given) == kept
+
+
+class TestExec:
+    """`taskq exec`: Celery's names in a program that is not ours."""
+
+    @staticmethod
+    def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "taskq", "exec", *arguments],
+            capture_output=True, text=True, env={**os.environ, **environ},
+        )  # fmt: skip
+
+    def test_names_reach_the_program_and_what_it_starts(self) -> None:
+        show = "import celery; print(celery.Celery.__module__)"
+        child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {show!r}])"
+        done = self.run(sys.executable, "-c", child)
+        assert done.stdout.strip() == "taskq.app.base", done.stderr
+
+    def test_options_are_the_program_s_own(self) -> None:
+        done = self.run(sys.executable, "-c", "import sys; print(sys.argv)", "--help", "-A", "x")
+        assert done.stdout.strip() == "['-c', '--help', '-A', 'x']"
+
+    def test_a_sitecustomize_of_the_user_s_is_run_too(self, tmp_path: Path) -> None:
+        (tmp_path / "sitecustomize.py").write_text("import celery; print('mine', celery.Task)")
+        done = self.run(sys.executable, "-c", "", PYTHONPATH=str(tmp_path))
+        assert done.stdout == "mine <class 'taskq.app.task.Task'>\n"
+
+    def test_a_program_that_is_not_there(self) -> None:
+        done = self.run("no-such-program")
+        assert "cannot run 'no-such-program'" in done.stderr
+        assert done.returncode == EX_UNAVAILABLE

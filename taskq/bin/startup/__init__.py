@@ -1,0 +1,1 @@
+"""This folder stands first on PYTHONPATH under `taskq exec`: see sitecustomize.py."""
