@@ -11,6 +11,8 @@ from kombu.transport.memory import Channel, Transport
 from taskq import _state
 from taskq.app import trace
 
+pytest_plugins = ["servers.fixtures"]
+
 _NAMES = ("default_app", "_latest_app", "_make_default_app")
 
 
