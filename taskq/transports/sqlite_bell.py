@@ -7,6 +7,7 @@ made, the bell can only be rung from its own process and others are noticed by l
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import socket
@@ -135,11 +136,20 @@ def ring(name: str) -> bool:
         if _ringing is None:
             _ringing = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             _ringing.setblocking(False)
+            atexit.register(_close_ringing)
         with _Address(name) as address:
             _ringing.sendto(RUNG, address)
     except OSError as exc:
         return exc.errno not in (errno.ECONNREFUSED, errno.ENOENT)
     return True
+
+
+def _close_ringing() -> None:
+    """Let it go before the interpreter finds it open; who still rings opens another."""
+    global _ringing
+    if _ringing is not None:
+        _ringing.close()
+        _ringing = None
 
 
 def is_dead(name: str) -> bool:
