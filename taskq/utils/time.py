@@ -166,15 +166,15 @@ def remaining(
     Arguments:
         ends_in: a timedelta (elapsed time, also across a change of the clocks) or `ffwd`.
         now: the present, by default.
-        relative: the end is rounded down to the unit of `ends_in`.
+        relative: the end is rounded down to the unit of `ends_in`, at least to seconds.
     """
     now = now or datetime.now(_timezone.utc)
-    if relative:
-        end = delta_resolution(start + ends_in, ends_in)
-    elif isinstance(ends_in, timedelta):
+    if isinstance(ends_in, timedelta):
         end = add_seconds_to_datetime(start, ends_in.total_seconds())
     else:
         end = start + ends_in
+    if relative:
+        end = delta_resolution(end, ends_in).replace(microsecond=0)
     return subtract_datetimes(end, now)
 
 
@@ -300,15 +300,15 @@ def to_utc(dt: datetime) -> datetime:
 def maybe_make_aware(
     dt: datetime, tz: tzinfo | None = None, naive_as_utc: bool = True
 ) -> datetime:
-    """The moment in the zone `tz` (UTC).
+    """A naive moment in the zone `tz` (UTC); an aware one as it is.
 
     Arguments:
         naive_as_utc: a naive moment is UTC; otherwise it is taken to be in `tz`.
     """
+    if not is_naive(dt):
+        return dt
     zone = tz or timezone.utc
-    if is_naive(dt):
-        dt = make_aware(dt, timezone.utc if naive_as_utc else zone)
-    return localize(dt, zone)
+    return localize(make_aware(dt, timezone.utc if naive_as_utc else zone), zone)
 
 
 class ffwd:
