@@ -28,6 +28,8 @@ class Eager:
         name: str
         app: Any
         ignore_result: bool | None
+        time_limit: float | None
+        soft_time_limit: float | None
 
     def apply(
         self,
@@ -84,6 +86,8 @@ class Eager:
         parent = get_current_worker_task()
         above = None if parent is None else parent.request
         ignore_result = options.get("ignore_result")
+        # Shown, though nobody keeps to them here; those of the call are not, as in Celery.
+        limits = [self.time_limit, self.soft_time_limit]
         request: dict[str, Any] = {
             "id": task_id,
             "task": self.name,
@@ -92,7 +96,7 @@ class Eager:
             "retries": retries,
             "is_eager": True,
             "hostname": gethostname(),
-            "timelimit": None,
+            "timelimit": limits if any(limits) else None,
             "ignore_result": self.ignore_result if ignore_result is None else ignore_result,
             "delivery_info": {
                 "is_eager": True,

@@ -240,7 +240,11 @@ def head_from_fun(fun: Callable[..., Any], bound: bool = False) -> Callable[...,
     """
     # An instance is asked for its __call__ and a class for what it defines, as for a task.
     is_plain = inspect.isroutine(fun)
-    signature = inspect.signature(fun if is_plain else fun.__call__)  # type: ignore[operator]  # any callable has it
+    try:
+        signature = inspect.signature(fun if is_plain else fun.__call__)  # type: ignore[operator]  # any callable has it
+    except ValueError:
+        # Some builtins do not tell; they check for themselves.
+        signature = inspect.signature(lambda *args, **kwargs: None)
     parameters = [
         parameter.replace(
             annotation=parameter.empty,

@@ -179,7 +179,7 @@ class ColorFormatter(logging.Formatter):
 
 
 class LoggingProxy:
-    """A text file whose lines become records of a logger: for sys.stdout and sys.stderr.
+    """A text file whose writes become records of a logger: for sys.stdout and sys.stderr.
 
     Arguments:
         loglevel: level of the records; the logger's own by default.
@@ -215,7 +215,7 @@ class LoggingProxy:
             at = at.parent if at.propagate else None
 
     def write(self, data: str | bytes) -> int:
-        """Log `data` line by line; gives its length, or 0 if there was nothing to log."""
+        """Log `data`; gives its length, or 0 if there was nothing to log."""
         if _in_sighandler:
             # Not through the logger: its lock may be held by the code that was interrupted.
             if sys.__stderr__ is not None:
@@ -229,9 +229,9 @@ class LoggingProxy:
             return 0
         self._recursion.active = True
         try:
-            for line in text.rstrip().splitlines():
-                if line.strip():
-                    self.logger.log(self.loglevel, line)
+            # One record for one write, whatever lines it has; print() writes the newline alone.
+            if line := text.rstrip("\n"):
+                self.logger.log(self.loglevel, line)
         finally:
             self._recursion.active = False
         return len(data)

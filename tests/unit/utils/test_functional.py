@@ -31,6 +31,7 @@ class Adder:
         (Adder(), False, (1,), {"y": 2}),
         (Adder().method, False, (1,), {}),
         (Adder.method, True, (1,), {}),
+        (max, False, (1, 2), {"key": None}),
     ],
 )
 def test_a_head_accepts_what_its_function_accepts(

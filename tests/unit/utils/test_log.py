@@ -99,7 +99,7 @@ def test_output_becomes_records(records: Records) -> None:
     proxy.write(b"bytes")
     proxy.writelines(["a", "b"])
     proxy.write("100% sure %s")
-    texts = ["one", "two", "three", "bytes", "a", "b", "100% sure %s"]
+    texts = ["one", "two\nthree", "bytes", "a", "b", "100% sure %s"]
     assert records.seen == [(logging.WARNING, text) for text in texts]
     assert not proxy.isatty()
     proxy.flush()
