@@ -56,6 +56,7 @@ class ChildKeeper:
         self._worker_options = worker_options
         self._let_go = let_go
         self._is_stream = is_stream
+        self._is_spawning = context.get_start_method() == "spawn"
         #: Not before this moment is another start tried.
         self._start_at = 0.0
         self._has_said_reason = False
@@ -66,7 +67,7 @@ class ChildKeeper:
         Raises WorkerLostError when no child at all can be started.
         """
         while self._missing() > 0 and now >= self._start_at:
-            slot = Slot(self._free_index(), self._is_stream)
+            slot = Slot(self._free_index(), self._is_stream, self._is_spawning)
             self.slots.append(slot)
             try:
                 slot.start(

@@ -16,6 +16,8 @@ import struct
 import tempfile
 from typing import Any
 
+from billiard.reduction import DupFd
+
 __all__ = (
     "ALIVE",
     "DONE",
@@ -28,6 +30,7 @@ __all__ = (
     "PacketSocket",
     "StreamSocket",
     "build_pair",
+    "make_file",
     "pack",
 )
 
@@ -89,6 +92,10 @@ class PacketSocket:
             raise
         return True
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a child that is spawned have this end."""
+        return _receive, (type(self), DupFd(self.fileno()))
+
     def send_rest(self) -> None:
         """Nothing: a packet goes whole or not at all."""
 
@@ -115,7 +122,7 @@ class PacketSocket:
         return self.receive(_DONT_WAIT)
 
     def _send_as_file(self, packet: bytes) -> bool:
-        descriptor = _make_file()
+        descriptor = make_file()
         try:
             rest = memoryview(packet)[HEADER_SIZE:]
             while rest:
@@ -148,6 +155,10 @@ class StreamSocket:
         self.end = end
         self.unsent = bytearray()
         self._received = bytearray()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a child that is spawned have this end."""
+        return _receive, (type(self), DupFd(self.fileno()))
 
     def send(self, packet: bytes) -> bool:
         """Send a packet, or keep what does not fit now in `unsent`; True."""
@@ -218,7 +229,15 @@ def build_pair(is_stream: bool = False) -> tuple[AnySocket, AnySocket]:
     return StreamSocket(ours), StreamSocket(theirs)
 
 
-def _make_file() -> int:
+def _receive(kind: type[AnySocket], passed: Any) -> AnySocket:
+    """Have, in a spawned child, the end that was pickled for it."""
+    end = socket.socket(fileno=passed.detach())
+    end.set_inheritable(False)
+    return kind(end)
+
+
+def make_file() -> int:
+    """Give the descriptor of a file without a name."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("taskq-packet", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:

@@ -12,6 +12,7 @@ from typing import Any
 
 from taskq.app import trace as tracing
 from taskq.concurrency.base import BasePool
+from taskq.concurrency.heritage import Heritage, set_up_log
 from taskq.concurrency.process_pool import ProcessPool
 from taskq.exceptions import ImproperlyConfigured
 from taskq.platforms import IS_WINDOWS, set_mp_process_title, signals
@@ -36,21 +37,18 @@ def process_initializer(app: Any, hostname: str) -> None:
     set_mp_process_title("celeryd", hostname=hostname)
     app.loader.init_worker()
     app.loader.init_worker_process()
-    logfile = os.environ.get("CELERY_LOG_FILE") or None
-    if logfile and "%i" in logfile.lower():
+    if "%i" in os.environ.get("CELERY_LOG_FILE", "").lower():
         # A file for each child.
-        app.log.already_setup = False
-        app.log.setup(
-            int(os.environ.get("CELERY_LOG_LEVEL") or 0),
-            logfile,
-            bool(os.environ.get("CELERY_LOG_REDIRECT")),
-            os.environ.get("CELERY_LOG_REDIRECT_LEVEL") or "WARNING",
-            hostname=hostname,
-        )
+        set_up_log(app, hostname)
     tracing.setup_worker_optimizations(app, hostname)
     # The parent's tracers hold the parent's result backends.
     _build_tracers(app, hostname)
     worker_process_init.send(sender=None)
+
+
+def spawned_process_initializer(heritage: Heritage, hostname: str) -> None:
+    """Make a child ready that is a new interpreter."""
+    process_initializer(heritage.take_over(hostname), hostname)
 
 
 def _build_tracers(app: Any, hostname: str) -> None:
@@ -82,21 +80,23 @@ class TaskPool(BasePool):
                 "the prefork pool needs fork(), which this platform does not have; "
                 "use the threads pool instead: -P threads"
             )
-        method = self.options.get("start_method") or "fork"
-        if method != "fork":
-            raise ImproperlyConfigured(
-                f"worker_pool_start_method (--pool-start-method) is {method!r}; children of this "
-                "version of taskq are forked. Remove it, or make it 'fork'"
-            )
 
     def on_start(self) -> None:
-        """Fork the children."""
+        """Start the children."""
         options = self.options
+        initializer: Any = process_initializer
+        app, *others = initargs = options.get("initargs") or (None,)
+        start_method = options.get("start_method") or "fork"
+        if app is not None and start_method == "spawn":
+            initializer, initargs = spawned_process_initializer, (Heritage(app), *others)
+        elif app is not None:
+            # What every child would load for itself is loaded once, and its memory shared.
+            _build_tracers(*initargs)
         conf = self.app.conf if self.app is not None else None
         pool = self._pool = self.Pool(
             int(self.limit or 1),
-            initializer=process_initializer if options.get("initargs") else None,
-            initargs=options.get("initargs") or (),
+            initializer=None if app is None else initializer,
+            initargs=initargs,
             on_exit=process_destructor,
             max_tasks=options.get("maxtasksperchild"),
             max_memory=options.get("max_memory_per_child"),
@@ -104,10 +104,8 @@ class TaskPool(BasePool):
             timeout=options.get("timeout"),
             alive_within=conf.worker_proc_alive_timeout if conf is not None else 4.0,
             propagate=tuple(self.callbacks_propagate or ()),
+            start_method=start_method,
         )
-        if options.get("initargs"):
-            # What every child would load for itself is loaded once, and its memory shared.
-            _build_tracers(*options["initargs"])
         pool.start()
         if options.get("threads", True):
             pool.did_start_ok()

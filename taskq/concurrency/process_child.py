@@ -9,11 +9,9 @@ to flush what they have gathered when a child exits.
 
 from __future__ import annotations
 
-import mmap
 import os
 import pickle
 import signal
-import struct
 import sys
 import time
 import traceback
@@ -27,6 +25,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from billiard.pool import EX_RECYCLE, MaybeEncodingError, Worker
 from kombu.asynchronous import get_event_loop, set_event_loop
 
+from taskq.concurrency.limited_job import LimitedJob
 from taskq.concurrency.packets import (
     ALIVE,
     DONE,
@@ -49,9 +48,6 @@ EX_SOFTWARE = 70
 #: Bytes of the traceback of a child that cannot be set up; its end says most.
 LONGEST_REASON = 32 * 1024
 
-#: Where the parent names the job a soft time limit is meant for.
-LIMITED_JOB = struct.Struct("<Q")
-
 #: Sent for a soft time limit.
 SOFT_LIMIT_SIGNAL = getattr(signal, "SIGUSR1", None)
 
@@ -70,7 +66,7 @@ class ChildWorker(Worker):
     def __init__(
         self,
         socket: AnySocket,
-        limited_job: mmap.mmap,
+        limited_job: LimitedJob,
         parent_pid: int,
         initializer: Callable[..., Any] | None = None,
         initargs: Any = (),
@@ -93,6 +89,13 @@ class ChildWorker(Worker):
         #: Number of the job that runs; 0 between jobs.
         self.current = 0
         self.is_terminating = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a child that is spawned have what it needs; `let_go` is for forked ones."""
+        return type(self), (
+            self.socket, self.limited_job, self.parent_pid, self.initializer, self.initargs,
+            self.on_exit, self.max_tasks, self.max_memory,
+        )  # fmt: skip
 
     @property
     def outq(self) -> ChildWorker:
@@ -144,7 +147,7 @@ class ChildWorker(Worker):
             return
         try:
             self.initializer(*self.initargs)
-        except Exception:  # the process's edge: the parent says it, once for all children
+        except (Exception, SystemExit):  # the process's edge: the parent says it, once for all
             reason = traceback.format_exc().encode(errors="backslashreplace")
             self.socket.send(pack(FAILED, payload=reason[-LONGEST_REASON:]))
             sys.exit(EX_FAILURE)
@@ -164,7 +167,7 @@ class ChildWorker(Worker):
 
     def _on_soft_limit(self, signum: int, frame: Any) -> None:
         # A signal that comes late must not hit the job behind the one it was meant for.
-        (number,) = LIMITED_JOB.unpack_from(self.limited_job)
+        number = self.limited_job.read()
         if number and number == self.current:
             raise SoftTimeLimitExceeded()
 

@@ -78,7 +78,7 @@ class Dispatch:
                 self._retire(slot)
             return
         jobs, waiting = slot.jobs, self._waiting
-        while waiting and (not jobs or self._may_double(slot)):
+        while waiting and (not jobs or (len(jobs) == 1 and self._may_double(slot))):
             job = waiting.popleft()
             if job.discard_if is not None and job.is_unwanted():
                 continue
@@ -90,8 +90,7 @@ class Dispatch:
 
     def _may_double(self, slot: Slot) -> bool:
         return (
-            len(slot.jobs) == 1
-            and not self._idle
+            not self._idle
             and self._waiting[0].pace.is_quick
             and slot.has_room_behind(time.monotonic())
         )

@@ -64,8 +64,9 @@ class ProcessPool(Answers):
         alive_within: float = 4.0,
         propagate: tuple[type[BaseException], ...] = (),
         is_stream: bool = False,
+        start_method: str = "fork",
     ) -> None:
-        """Prepare a pool; nothing is forked before `start`."""
+        """Prepare a pool; no child is started before `start`."""
         super().__init__()
         self.soft_timeout = soft_timeout
         self.timeout = timeout
@@ -82,7 +83,7 @@ class ProcessPool(Answers):
         self._keeper = ChildKeeper(
             processes,
             self._selector,
-            get_context("fork"),
+            get_context(start_method),
             alive_within,
             {
                 "initializer": initializer,
@@ -98,7 +99,7 @@ class ProcessPool(Answers):
     # --- what a worker asks -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Fork the children."""
+        """Start the children."""
         # What exists now lives as long as we do: collections would only unshare its pages.
         gc.collect()
         gc.freeze()
@@ -177,10 +178,10 @@ class ProcessPool(Answers):
     def shrink(self, n: int = 1) -> None:
         """Retire idle children; ValueError when there are not so many."""
         with self._lock:
+            if len(self._idle) < n:
+                raise ValueError("Can't shrink pool. All processes busy!")
+            self._keeper.count -= n
             for _ in range(n):
-                if not self._idle:
-                    raise ValueError("Can't shrink pool. All processes busy!")
-                self._keeper.count -= 1
                 self._retire(self._idle[-1])
         self._wake()
 

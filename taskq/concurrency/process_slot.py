@@ -7,7 +7,6 @@ in the socket and can be taken back.
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import time
@@ -18,8 +17,9 @@ from typing import Any
 from billiard.common import human_status
 
 from taskq.concurrency.job import QUICK_S, Job
+from taskq.concurrency.limited_job import LimitedJob
 from taskq.concurrency.packets import AnySocket, build_pair
-from taskq.concurrency.process_child import LIMITED_JOB, SOFT_LIMIT_SIGNAL, ChildWorker
+from taskq.concurrency.process_child import SOFT_LIMIT_SIGNAL, ChildWorker
 from taskq.platforms import EX_FAILURE
 
 __all__ = ("Slot",)
@@ -33,21 +33,23 @@ class Slot:
         "is_up", "jobs", "limited_job", "pid", "process", "sentinel", "socket", "theirs",
     )  # fmt: skip
 
-    def __init__(self, index: int, is_stream: bool = False) -> None:
+    def __init__(self, index: int, is_stream: bool = False, is_spawned: bool = False) -> None:
         self.index = index
         self.jobs: deque[Job] = deque()
         #: The pool's end, and its copy of the child's end.
         self.socket: AnySocket
         self.theirs: AnySocket
         self.socket, self.theirs = build_pair(is_stream)
-        self.limited_job = mmap.mmap(-1, LIMITED_JOB.size)
+        self.limited_job = LimitedJob.by_file() if is_spawned else LimitedJob()
         self.process: Any = None
         self.pid = 0
         #: A descriptor that can be read when the child is gone.
         self.sentinel = -1
         #: Until when it must have said that it exists, on the monotonic clock.
         self.alive_by = 0.0
-        self.is_alive = self.is_up = self.is_idle = self.is_retiring = False
+        # A new interpreter says little before it has imported what the application needs.
+        self.is_alive = is_spawned
+        self.is_up = self.is_idle = self.is_retiring = False
         #: True once the child has been told to retire, or has said so itself.
         self.is_told = False
         #: True once another slot stands in for this one.
@@ -56,7 +58,7 @@ class Slot:
     def start(
         self, context: Any, let_go: Callable[[], Any], alive_within: float, **options: Any
     ) -> None:
-        """Fork the child; `options` are those of ChildWorker. Raises OSError when it cannot be."""
+        """Start the child; `options` are those of ChildWorker. Raises OSError when it cannot be."""
         worker = ChildWorker(self.theirs, self.limited_job, os.getpid(), let_go=let_go, **options)
         process = self.process = context.Process(target=worker)
         process.name = process.name.replace("Process", "PoolWorker")
@@ -114,7 +116,7 @@ class Slot:
     def has_room_behind(self, now: float) -> bool:
         """Tell whether a quick job may wait behind the one that runs."""
         jobs = self.jobs
-        if len(jobs) != 1 or self.is_retiring or not self.theirs.can_take_back:
+        if self.is_retiring or not self.theirs.can_take_back:
             return False
         front = jobs[0]
         if not front.pace.is_quick:
@@ -126,7 +128,7 @@ class Slot:
     def send_soft_limit(self, job: Job) -> None:
         """Raise SoftTimeLimitExceeded in the child, if it still runs this job."""
         if SOFT_LIMIT_SIGNAL is not None:
-            LIMITED_JOB.pack_into(self.limited_job, 0, job.number)
+            self.limited_job.write(job.number)
             self.signal(SOFT_LIMIT_SIGNAL)
 
     def signal(self, signum: int) -> None:
@@ -173,6 +175,7 @@ class Slot:
     def _close_ends(self) -> None:
         self.socket.close()
         self.theirs.close()
+        self.limited_job.close()
         # The library's own sentinel is closed by the library.
         if self.pid and self.sentinel != self.process.sentinel:
             os.close(self.sentinel)

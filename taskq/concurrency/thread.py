@@ -145,6 +145,8 @@ class TaskPool(BasePool):
         """Forget the tasks that have not started; their messages come again."""
         for future in list(self._futures):
             future.cancel()
+        # Who asks wants to know what has started.
+        self._make_reports()
 
     def _get_info(self) -> dict[str, Any]:
         return {

@@ -162,17 +162,18 @@ class Autoscaler(bgThread):
         self.maybe_scale(req)
 
     def update(self, max: int | None = None, min: int | None = None) -> tuple[int, int]:
-        """Change the bounds; gives both as they are now."""
+        """Change the bounds; gives both as they are now. ValueError when they cannot be."""
         with self.mutex:
-            if max is not None:
-                self.max_concurrency = max
-                if self.processes > max:
-                    self._shrink(self.processes - max)
-            if min is not None:
-                self.min_concurrency = min
-                if self.processes < min:
-                    self._grow(min - self.processes)
-            return self.max_concurrency, self.min_concurrency
+            most = self.max_concurrency if max is None else max
+            least = self.min_concurrency if min is None else min
+            if not (isinstance(most, int) and isinstance(least, int) and 0 <= least <= most):
+                raise ValueError(f"Expected 0 <= min <= max, two integers. Got {least!r}, {most!r}")
+            self.max_concurrency, self.min_concurrency = most, least
+            if self.processes > most:
+                self._shrink(self.processes - most)
+            elif self.processes < least:
+                self._grow(least - self.processes)
+            return most, least
 
     def scale_up(self, n: int) -> None:
         """Add `n` slots."""
@@ -182,7 +183,7 @@ class Autoscaler(bgThread):
     def scale_down(self, n: int) -> None:
         """Retire up to `n` idle slots, unless the pool has grown not long ago."""
         since = self._last_scale_up
-        if since is not None and time.monotonic() - since > self.keepalive:
+        if since is None or time.monotonic() - since > self.keepalive:
             self._shrink(n)
 
     def _grow(self, n: int) -> None:

@@ -424,19 +424,37 @@ def active_queues(state: Any) -> list[dict[str, Any]]:
 @control_command(args=[("n", int)], signature="[N=1]")
 def pool_grow(state: Any, n: int = 1, **kwargs: Any) -> dict[str, Any]:
     """Grow pool by n processes/threads."""
-    if state.consumer.controller.autoscaler:
-        return nok(SIZE_IS_AUTOMATIC.format(command="pool_grow"))
-    state.consumer.pool.grow(n)
-    return ok("pool will grow")
+    return _resize(state, "grow", n)
 
 
 @control_command(args=[("n", int)], signature="[N=1]")
 def pool_shrink(state: Any, n: int = 1, **kwargs: Any) -> dict[str, Any]:
     """Shrink pool by n processes/threads."""
-    if state.consumer.controller.autoscaler:
-        return nok(SIZE_IS_AUTOMATIC.format(command="pool_shrink"))
-    state.consumer.pool.shrink(n)
-    return ok("pool will shrink")
+    return _resize(state, "shrink", n)
+
+
+def _resize(state: Any, verb: str, n: Any) -> dict[str, Any]:
+    consumer = state.consumer
+    if consumer.controller.autoscaler:
+        return nok(SIZE_IS_AUTOMATIC.format(command=f"pool_{verb}"))
+    if not isinstance(n, int) or n < 1:
+        return nok(f"pool_{verb} takes a whole number of processes from 1 up, not {n!r}")
+    getattr(consumer.pool, verb)(n)
+    consumer.resize_prefetch(consumer.pool.num_processes)
+    return ok(f"pool will {verb}")
+
+
+@control_command(args=[("max", int), ("min", int)], signature="[max [min]]")
+def autoscale(
+    state: Any, max: int | None = None, min: int | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """Modify autoscale settings."""
+    autoscaler = state.consumer.controller.autoscaler
+    if not autoscaler:
+        raise ValueError("Autoscale not enabled")
+    most, least = autoscaler.update(max, min)
+    state.consumer.resize_prefetch(most)
+    return ok(f"autoscale now max={most} min={least}")
 
 
 @control_command()

@@ -175,6 +175,7 @@ class WorkController:
         **kwargs: Any,
     ) -> None:
         """Choose queues and modules and make the steps."""
+        self._check_numbers()
         self.pidfile = pidfile
         self.setup_queues(queues, exclude_queues)
         self.setup_includes(str_to_list(include))
@@ -197,6 +198,14 @@ class WorkController:
             on_stopped=self.on_stopped,
         )
         self.blueprint.apply(self, **kwargs)
+
+    def _check_numbers(self) -> None:
+        for name in ("prefetch_multiplier", "max_tasks_per_child", "max_memory_per_child"):
+            if (getattr(self, name) or 0) < 0:
+                raise ImproperlyConfigured(
+                    f"worker_{name} (--{name.replace('_', '-')}) must not be below 0; "
+                    f"it is {getattr(self, name)}"
+                )
 
     def setup_queues(self, include: Any, exclude: Any = None) -> None:
         """Choose the queues to consume from.

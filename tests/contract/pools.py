@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
+from patience import wait_until
 
 from taskq.concurrency.base import BasePool
 from taskq.exceptions import WorkerShutdown
@@ -64,10 +65,9 @@ class PoolContract:
 
     def wait(self, journal: Journal) -> None:
         """Return when the job has ended."""
-        end = time.monotonic() + 20
-        while not {"done", "error"} & set(journal.names()):
-            assert time.monotonic() < end, f"the job does not end: {journal.names()}"
-            time.sleep(0.001)
+        wait_until(
+            lambda: {"done", "error"} & set(journal.names()), "the job ends", report=journal.names
+        )
 
     @pytest.fixture
     def pool(self) -> Any:

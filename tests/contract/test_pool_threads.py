@@ -7,6 +7,7 @@ import threading
 import pytest
 from contract.pools import Journal, PoolContract
 from kombu.asynchronous import Hub
+from patience import PATIENCE_S
 
 from taskq.concurrency.thread import TaskPool
 
@@ -19,14 +20,14 @@ class TestThreadsPool(PoolContract):
         meeting = threading.Barrier(2)
         journals = Journal(), Journal()
         for journal in journals:
-            pool.apply_async(meeting.wait, (5,), **journal.options())
+            pool.apply_async(meeting.wait, (PATIENCE_S,), **journal.options())
         for journal in journals:
             self.wait(journal)
         assert {journal.entries[-1][1] for journal in journals} == {0, 1}
 
     def test_it_can_be_waited_for(self, pool: TaskPool) -> None:
         result = pool.apply_async(max, (1, 2))
-        result.wait(5)
+        result.wait(PATIENCE_S)
         assert result.get() == 2
 
     def test_it_counts_its_threads(self, pool: TaskPool) -> None:
@@ -52,7 +53,7 @@ class TestThreadsPool(PoolContract):
 
     def test_what_has_not_started_can_be_forgotten(self, pool: TaskPool) -> None:
         go, journal = threading.Event(), Journal()
-        running = [pool.apply_async(go.wait, (5,)) for _ in range(2)]
+        running = [pool.apply_async(go.wait, (PATIENCE_S,)) for _ in range(2)]
         pool.apply_async(max, (1, 2), **journal.options())
         pool.flush()
         go.set()

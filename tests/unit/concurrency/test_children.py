@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,23 @@ from billiard import pool as billiard_pool
 from billiard.exceptions import WorkerLostError
 from contract import child_jobs as jobs
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
+from patience import FOREVER_S, wait_until
 
 from taskq import Celery
 from taskq.concurrency import child_keeper
+from taskq.concurrency.heritage import Heritage
+from taskq.concurrency.job import QUICK_RUNS, QUICK_S, Pace
 from taskq.concurrency.prefork import TaskPool, process_destructor, process_initializer
 from taskq.concurrency.process_pool import ProcessPool
 from taskq.exceptions import ImproperlyConfigured
 from taskq.signals import worker_process_init, worker_process_shutdown
+from taskq.utils import log_handlers
 
 
 def run(pool: ProcessPool, target: Any, *args: Any) -> Any:
     """Run one job and give what it returns."""
     job = pool.apply_async(target, args)
-    end = time.monotonic() + 10
-    while not job.ready():
-        assert time.monotonic() < end, "the job does not end"
-        pool.poll(0.1)
+    wait_until(job.ready, "the job ends", turn=lambda: pool.poll(0.1))
     return job.get()
 
 
@@ -172,7 +173,11 @@ def raise_at_once() -> None:
     raise ImportError("no module named shop")
 
 
-@pytest.mark.parametrize("initializer", [end_at_once, raise_at_once])
+def leave_at_once() -> None:
+    raise SystemExit("no module named shop")
+
+
+@pytest.mark.parametrize("initializer", [end_at_once, raise_at_once, leave_at_once])
 def test_children_that_cannot_start_are_said_once(
     pools: Any,
     initializer: Any,
@@ -188,7 +193,7 @@ def test_children_that_cannot_start_are_said_once(
     said = [record for record in caplog.records if "could not be started" in record.message]
     assert len(said) == 1
     reasons = [record for record in caplog.records if "module named shop" in record.getMessage()]
-    assert len(reasons) == (initializer is raise_at_once)
+    assert len(reasons) == (initializer is not end_at_once)
 
 
 def test_a_fork_that_fails_is_tried_again(pools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,14 +207,15 @@ def test_a_fork_that_fails_is_tried_again(pools: Any, monkeypatch: pytest.Monkey
     assert run(pool, jobs.pid) == pool.pids()[0]
 
 
-def sleep_a_little() -> None:
-    time.sleep(0.3)
-
-
-def test_a_slow_set_up_is_waited_for(pools: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_slow_set_up_is_waited_for(
+    pools: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
     with caplog.at_level(logging.WARNING):
-        pool = pools(1, initializer=sleep_a_little, alive_within=0.1)
+        pool = pools(1, initializer=jobs.hold, initargs=(str(go),), alive_within=0.1)
         pid = pool.pids()[0]
+        wait_until(lambda: "still being set up" in caplog.text, turn=lambda: pool.poll(0.1))
+        go.touch()
         assert run(pool, jobs.pid) == pid
     assert len([r for r in caplog.records if "still being set up" in r.message]) == 1
 
@@ -235,45 +241,50 @@ def test_a_child_without_a_sign_of_life_is_replaced(
 # --- who gets which job ---------------------------------------------------------------------------
 
 
-def make_quick(pool: ProcessPool) -> None:
-    """Let the pool learn that `nap` is quick."""
-    # On a busy machine a run may take long, which starts the count anew.
-    end = time.monotonic() + 30
-    while not pool._paces[jobs.nap].is_quick:
-        assert time.monotonic() < end, "this machine is too busy for quick jobs"
-        run(pool, jobs.nap, 0)
+def make_quick(pool: ProcessPool, kind: Any = jobs.nap) -> None:
+    """Let the pool, once a child is up, take jobs of this kind for quick, as after many runs."""
+    run(pool, jobs.nap, 0)
+    pool._paces[kind].quick_runs = QUICK_RUNS
+
+
+def test_a_hundred_quick_runs_in_a_row_make_a_kind_quick() -> None:
+    pace = Pace()
+    for seconds in [*[0.0] * (QUICK_RUNS - 1), QUICK_S, *[0.0] * (QUICK_RUNS - 1)]:
+        pace.note(seconds)
+        assert not pace.is_quick
+    pace.note(0.0)
+    assert pace.is_quick
 
 
 def test_nothing_waits_behind_a_slow_job(pools: Any) -> None:
     pool = pools(2)
     make_quick(pool)
-    slow = pool.apply_async(jobs.nap, (1,))
-    began = time.monotonic()
+    slow = pool.apply_async(jobs.nap, (FOREVER_S,))
     tiny = [pool.apply_async(jobs.nap, (0,)) for _ in range(500)]
-    while not all(job.ready() for job in tiny):
-        pool.poll(1)
-    assert time.monotonic() - began < 1
+    wait_until(lambda: all(job.ready() for job in tiny), turn=lambda: pool.poll(0.1))
     assert not slow.ready()
 
 
-def test_what_waits_behind_a_job_that_turns_out_slow_is_taken_back(pools: Any) -> None:
+def test_what_waits_behind_a_job_that_turns_out_slow_is_taken_back(
+    pools: Any, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
     pool = pools(1)
-    make_quick(pool)
-    pool.apply_async(jobs.nap, (0.2,))
-    behind = pool.apply_async(jobs.nap, (0,))
+    make_quick(pool, jobs.hold)
+    pool.apply_async(jobs.hold, (str(go),))
+    behind = pool.apply_async(jobs.hold, (str(go),))
     (slot,) = pool._keeper.slots
     assert list(slot.jobs)[-1] is behind
-    while len(slot.jobs) > 1:
-        pool.poll(1)
+    wait_until(lambda: len(slot.jobs) == 1, turn=lambda: pool.poll(0.1))
     assert list(pool._waiting) == [behind]
-    while not behind.ready():
-        pool.poll(1)
+    go.touch()
+    wait_until(behind.ready, turn=lambda: pool.poll(0.1))
 
 
 def test_a_limit_hits_its_own_job_and_not_the_one_behind(pools: Any) -> None:
     pool = pools(1)
     make_quick(pool)
-    limited = pool.apply_async(jobs.nap, (30,), timeout=0.001)
+    limited = pool.apply_async(jobs.nap, (FOREVER_S,), timeout=0.001)
     behind = pool.apply_async(jobs.nap, (0,))
     assert len(pool._keeper.slots[0].jobs) == 2
     while not (limited.ready() and behind.ready()):
@@ -289,6 +300,50 @@ def test_limits_of_ended_jobs_are_forgotten(pools: Any) -> None:
     assert len(pool._limits._heap) < 300
 
 
-def test_a_start_method_that_is_not_there_is_said() -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"start_method.* is 'spawn'.*make it 'fork'"):
-        TaskPool(1, start_method="spawn")
+# --- children that are spawned --------------------------------------------------------------------
+
+app_with_a_name = Celery("named", set_as_current=False)
+app_with_a_name.conf.worker_prefetch_multiplier = 7
+
+
+@pytest.fixture
+def no_log_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CELERY_LOG_LEVEL", raising=False)
+    # Its descriptor can only be given to a process that is being spawned.
+    monkeypatch.setattr(log_handlers, "_processes_turn", -1)
+
+
+@pytest.mark.usefixtures("no_log_of_a_worker")
+def test_an_application_with_a_name_is_imported() -> None:
+    app = app_with_a_name
+    heritage = Heritage(app)
+    assert heritage.name == (__name__, "app_with_a_name")
+    app.conf.worker_prefetch_multiplier = 3
+    assert heritage.take_over("w@here") is app
+    # As it was when the child was told of it.
+    assert app.conf.worker_prefetch_multiplier == 7
+
+
+@pytest.mark.usefixtures("no_log_of_a_worker")
+def test_an_application_without_a_name_is_pickled() -> None:
+    app = Celery("nameless", broker="memory://", set_as_current=False)
+    app.conf.worker_prefetch_multiplier = 5
+    taken = pickle.loads(pickle.dumps(Heritage(app))).take_over("w@here")
+    assert taken is not app
+    assert (taken.main, taken.conf.broker_url) == ("nameless", "memory://")
+    assert taken.conf.worker_prefetch_multiplier == 5
+
+
+@pytest.mark.usefixtures("no_log_of_a_worker")
+def test_an_application_that_cannot_travel_is_said() -> None:
+    app = Celery("stays", set_as_current=False, task_cls=type("Here", (), {}))
+    with pytest.raises(ImproperlyConfigured, match="no global name of any module, and "):
+        TaskPool(1, app=app, initargs=(app, "w@here"), start_method="spawn").start()
+
+
+def test_a_setting_that_cannot_travel_is_left_to_the_module() -> None:
+    app_with_a_name.conf.task_routes = lambda *args, **kwargs: None
+    try:
+        assert Heritage(app_with_a_name).settings
+    finally:
+        del app_with_a_name.conf.task_routes

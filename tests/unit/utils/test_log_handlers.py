@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from contract.processes import Forked
 
+from taskq.utils import log_handlers
 from taskq.utils.log_handlers import FileHandler, StreamHandler
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
@@ -81,6 +82,49 @@ def test_one_that_dies_while_it_writes_does_not_hold_up_the_others(pipe: Pipe) -
             (line,) = pipe.read_lines(lambda text: text.endswith(b"\n"))
             assert waiting.join() == 0
     assert re.fullmatch("x+here", line)
+
+
+def test_one_that_is_stopped_while_it_writes_does_not_hold_up_the_others(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_handlers, "PATIENCE_S", 0.05)
+    with Forked(lambda tell: pipe.log("x" * LONG)) as stopped:
+        assert os.read(pipe.reader, 1) == b"x"
+        stopped.kill(signal.SIGSTOP)
+        os.waitpid(stopped.pid, os.WUNTRACED)
+        # What it has written so far; it writes no more.
+        assert os.read(pipe.reader, LONG)
+        with Forked(lambda tell: [pipe.log("here") for _ in range(3)]) as other:
+            lines = pipe.read_lines(lambda text: text.count(b"here\n") == 3)
+            assert other.join() == 0
+        assert [line[-4:] for line in lines] == ["here"] * 3
+        stopped.kill(signal.SIGCONT)
+        # Its turn over, the next ones have theirs again.
+        assert set(pipe.read_lines(lambda text: text.endswith(b"x\n"))[0]) == {"x"}
+        assert stopped.join() == 0
+
+
+def test_a_file_takes_records_whole_and_nobody_waits(tmp_path: Any) -> None:
+    handler = FileHandler(tmp_path / "w.log", encoding="utf-8")
+
+    def write(letter: str) -> None:
+        for _ in range(20):
+            handler.handle(logging.makeLogRecord({"msg": letter * LONG}))
+
+    def hold_the_turn(tell: Any) -> None:
+        log_handlers._lock()
+        tell("held")
+        signal.pause()
+
+    try:
+        with Forked(hold_the_turn) as holder:
+            assert holder.hear() == "held"
+            with Forked(lambda tell: write("a")) as one, Forked(lambda tell: write("b")) as two:
+                assert one.join() == two.join() == 0
+        lines = (tmp_path / "w.log").read_text().splitlines()
+        assert sorted(lines) == ["a" * LONG] * 20 + ["b" * LONG] * 20
+    finally:
+        handler.close()
 
 
 def test_records_inside_a_record(pipe: Pipe) -> None:

@@ -70,6 +70,13 @@ def test_bounds_can_be_changed(reserved: set[Any]) -> None:
     assert pool.num_processes == 3
     assert scaler.update(max=2, min=0) == (2, 0)
     assert pool.num_processes == 2
+    for bounds in ({"max": 1, "min": 2}, {"min": 3}, {"min": -1}, {"max": "x"}):
+        with pytest.raises(ValueError, match="Expected 0 <= min <= max"):
+            scaler.update(**bounds)
+    assert scaler.update() == (2, 0)
+    # What could not be shrunk at once is later, though nothing has grown since.
+    scaler.maybe_scale()
+    assert pool.num_processes == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from contract.workers import memory_app, serving, wait_until
+from contract.workers import memory_app, serving
+from patience import PATIENCE_S, wait_until
 
 from taskq import Celery
 from taskq.worker import control, state
@@ -30,7 +31,9 @@ def ask(app: Celery) -> Iterator[Any]:
     with serving(app):
 
         def ask(command: str, **arguments: Any) -> Any:
-            replies = app.control.broadcast(command, arguments, reply=True, limit=1, timeout=5)
+            replies = app.control.broadcast(
+                command, arguments, reply=True, limit=1, timeout=PATIENCE_S
+            )
             return replies[0]["w@test"]
 
         ask.app = app  # type: ignore[attr-defined]
@@ -97,6 +100,7 @@ def test_errors_are_replies(ask: Any) -> None:
     assert ask("no_such_command") == {"error": "KeyError('no_such_command')"}
     assert "Pool restarts not enabled" in ask("pool_restart")["error"]
     assert "grow" in ask("pool_grow")["error"]
+    assert "Autoscale not enabled" in ask("autoscale", max=3)["error"]
     assert ask("ping") == {"ok": "pong"}
 
 
@@ -107,6 +111,13 @@ def test_the_size_of_an_autoscaled_pool_is_not_for_commands(command: str) -> Non
     assert control.Panel.data[command](asked) == {
         "error": f"{command} is not supported with autoscale. Adjust autoscale range instead."
     }
+
+
+@pytest.mark.parametrize("n", [0, -1, "x", 1.5, None])
+def test_a_pool_is_resized_by_whole_numbers(n: Any) -> None:
+    consumer = SimpleNamespace(controller=SimpleNamespace(autoscaler=None), pool=None)
+    reply = control.Panel.data["pool_grow"](SimpleNamespace(consumer=consumer), n=n)
+    assert reply == {"error": f"pool_grow takes a whole number of processes from 1 up, not {n!r}"}
 
 
 def test_users_add_commands(ask: Any) -> None:
