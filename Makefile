@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench docs clean
+.PHONY: help demo test test-long servers lint bench docs clean
 
 help: ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,11 +13,14 @@ help: ## list the chores
 demo: $(STAMP) ## count the words of the standard library with a worker, no server needed
 	$(BIN)/python examples/wordcount/demo.py
 
-test: $(STAMP) ## run the test suite (what CI runs)
+test: $(STAMP) servers ## run the test suite (what CI runs)
 	$(BIN)/python -m pytest
 
-test-long: $(STAMP) ## run soaks, chaos and full matrices (up to an hour)
+test-long: $(STAMP) servers ## run soaks, chaos and full matrices (up to an hour)
 	$(BIN)/python -m pytest -m long
+
+servers: ## install the servers of the tests, if they are missing and apt may (tests/servers starts them)
+	@.ci/install-servers
 
 lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -5,23 +5,22 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from patience import PATIENCE_S, wait_until
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 HOST = "127.0.0.1"
-
-#: Seconds a server may take to start or stop; only a broken one needs them.
-PATIENCE_S = 60.0
 
 
 class ServerMissing(RuntimeError):
@@ -38,24 +37,16 @@ def find_program(*names: str) -> str:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A loopback port nobody listens on now.
 
-
-def wait_for(
-    condition: Callable[[], Any], what: str, seconds: float = PATIENCE_S, pause: float = 0.01
-) -> Any:
-    """What `condition` gives as soon as it is true; fails after `seconds`, saying `what`."""
-    deadline = time.monotonic() + seconds
+    Below the range the system takes for outgoing connections: a server that is down for a moment
+    would lose such a port to somebody's connection.
+    """
     while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() >= deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        time.sleep(pause)
+        port = random.randrange(15_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
 
 
 class Server:
@@ -108,9 +99,9 @@ class Server:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
-        # Ends the server when this process is killed and can not.
+        # Ends the server and removes its folder when this process is killed and can not.
         self._guard = subprocess.Popen(
-            ["sh", "-c", "read never; kill -9 -$0", str(self.process.pid)],
+            ["sh", "-c", 'read never; kill -9 -$0; rm -rf "$1"', str(self.pid), self.folder],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
@@ -125,7 +116,7 @@ class Server:
             assert self.running, f"{self.name} has ended:\n{self.log}"
             return self._answers()
 
-        wait_for(ready, f"{self.name} serves\n{self.log}")
+        wait_until(ready, f"{self.name} serves", report=lambda: self.log)
 
     def stop(self) -> None:
         """End it politely (SIGTERM) and wait."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from servers.process import HOST
+from servers.process import HOST, free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,7 +54,7 @@ class Proxy:
         self._bell, self._rung = socket.socketpair()
         self._rung.setblocking(False)
         self._selector.register(self._rung, selectors.EVENT_READ)
-        self._listener: socket.socket | None = self._listen(0)
+        self._listener: socket.socket | None = self._listen(free_port())
         self.port = int(self._listener.getsockname()[1])
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="test proxy", daemon=True)

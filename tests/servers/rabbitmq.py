@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import amqp
+from patience import wait_until
 
-from servers.process import HOST, Server, ServerMissing, find_program, free_port, wait_for
+from servers.process import HOST, Server, ServerMissing, find_program, free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -212,8 +214,8 @@ class RabbitMQ(Server, Broker):
             return
         command = [find_program("epmd", "rabbitmq-server"), "-port", str(self.mapper_port)]
         name = self.node.partition("@")[0]
-        wait_for(
+        wait_until(
             lambda: name not in _run([*command, "-names"], self._environment()),
             "the node's name is free again",
-            pause=0.05,
+            turn=lambda: time.sleep(0.1),
         )

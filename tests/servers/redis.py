@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import redis
+from patience import wait_until
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from servers.certificates import Certificates
-from servers.process import HOST, Server, find_program, free_port, wait_for
+from servers.process import HOST, Server, find_program, free_port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -177,7 +178,7 @@ class RedisSentinel:
     def failover(self) -> None:
         """Kill the master, and wait until the replica is in its place."""
         self.master.kill()
-        wait_for(lambda: self.current_master() == (HOST, self.replica.port), "failover", pause=0.1)
+        wait_until(lambda: self.current_master() == (HOST, self.replica.port), "failover")
 
     def start(self) -> Self:
         """Start all three and wait until Sentinel knows the replica."""
@@ -193,8 +194,8 @@ class RedisSentinel:
             with self.replica.client() as client:
                 return bool(client.info("replication")["master_link_status"] == "up")
 
-        wait_for(replica_synced, "the replica follows the master", pause=0.05)
-        wait_for(replica_known, "Sentinel knows the replica", pause=0.05)
+        wait_until(replica_synced, "the replica follows the master")
+        wait_until(replica_known, "Sentinel knows the replica")
         return self
 
     def remove(self) -> None:
