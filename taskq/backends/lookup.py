@@ -35,6 +35,7 @@ BACKEND_ALIASES: dict[str, str] = {
     "cache": "celery.backends.cache:CacheBackend",
     "redis": "celery.backends.redis:RedisBackend",
     "rediss": "celery.backends.redis:RedisBackend",
+    "socket": "celery.backends.redis:RedisBackend",
     "sentinel": "celery.backends.redis:SentinelBackend",
     "mongodb": "celery.backends.mongodb:MongoBackend",
     "db": "celery.backends.database:DatabaseBackend",

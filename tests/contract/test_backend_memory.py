@@ -12,7 +12,7 @@ from taskq.backends.memory import MemoryBackend, MemoryStore
 
 class TestMemoryBackend(BackendContract):
     shared = False
-    notice_s = 0.15
+    notices = True
 
     @pytest.fixture(params=["memory://", "cache+memory://"])
     def url(self, request: Any, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -17,7 +17,7 @@ from taskq.utils.sqlite import DatabaseLocked, DatabaseUnusable
 
 
 class TestSQLiteBackend(BackendContract):
-    notice_s = 0.15
+    notices = True
 
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from kombu.exceptions import ContentDisallowed
+from patience import PATIENCE_S
 
 from taskq import Celery
 from taskq.backends.base import BaseBackend, KeyValueStoreBackend, unpickle_backend
@@ -446,7 +447,7 @@ class TestUnfinishedBackends:
         backend = Own(make().app)
         backend.store_result("a", 1, "SUCCESS")
         assert backend.get_result("a") == 1
-        assert [task_id for task_id, _ in backend.get_many(["a"], timeout=1)] == ["a"]
+        assert [task_id for task_id, _ in backend.get_many(["a"], timeout=PATIENCE_S)] == ["a"]
         assert list(backend.get_many(["b"], max_iterations=1)) == []
 
     def test_unpickling_is_for_the_current_app(self, make: Any) -> None:
@@ -469,7 +470,7 @@ def test_a_write_is_one_step(make: Any) -> None:
     first.encode = slow_encode
     thread = threading.Thread(
         target=lambda: (
-            in_the_middle.wait(5),
+            in_the_middle.wait(PATIENCE_S),
             second.store_result("a", 1, "SUCCESS"),
             finished.set(),
         )

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq import Celery
 from taskq.backends.asynchronous import (
@@ -94,17 +95,17 @@ def test_get(app: Any, push: Any, consumer: Any) -> None:
     push("a", 1, "STARTED")
     push("b", 2)
     push("a", 3)
-    assert AsyncResult("a", app=app).get(timeout=1) == 3
+    assert AsyncResult("a", app=app).get(timeout=PATIENCE_S) == 3
     assert consumer.subscribed == []
     # b came while a was waited for.
-    assert AsyncResult("b", app=app).get(timeout=1) == 2
+    assert AsyncResult("b", app=app).get(timeout=PATIENCE_S) == 2
     assert app.backend.is_async
 
 
 def test_get_raises(app: Any, push: Any) -> None:
     push("a", {"exc_type": "KeyError", "exc_message": ["k"], "exc_module": "builtins"}, "FAILURE")
     with pytest.raises(KeyError):
-        AsyncResult("a", app=app).get(timeout=1)
+        AsyncResult("a", app=app).get(timeout=PATIENCE_S)
 
 
 def test_messages_and_intervals(app: Any, push: Any, consumer: Any) -> None:
@@ -114,7 +115,10 @@ def test_messages_and_intervals(app: Any, push: Any, consumer: Any) -> None:
     push("a", 2)
     result = AsyncResult("a", app=app)
     assert (
-        result.get(timeout=1, on_message=seen.append, on_interval=lambda: intervals.append(1)) == 2
+        result.get(
+            timeout=PATIENCE_S, on_message=seen.append, on_interval=lambda: intervals.append(1)
+        )
+        == 2
     )
     assert [meta["status"] for meta in seen] == ["PROGRESS", "SUCCESS"]
     assert len(intervals) == 2
@@ -137,7 +141,7 @@ def test_two_wait_for_one(app: Any, push: Any) -> None:
     seen: list[Any] = []
     second.then(seen.append)
     push("a", 5)
-    assert first.get(timeout=1) == 5
+    assert first.get(timeout=PATIENCE_S) == 5
     assert seen == [second]
     assert second.result == 5
 
@@ -147,7 +151,7 @@ def test_then_keeps_waiting_without_its_owner(app: Any, push: Any, consumer: Any
     AsyncResult("a", app=app).then(seen.append)
     gc.collect()
     push("a", 5)
-    consumer.drain_events(timeout=1)
+    consumer.drain_events(timeout=PATIENCE_S)
     assert [result.result for result in seen] == [5]
 
 
@@ -155,9 +159,9 @@ def test_sets(app: Any, push: Any) -> None:
     results = ResultSet([AsyncResult(i, app=app) for i in ("a", "b", "c")], app=app)
     for task_id in ("c", "a", "b"):
         push(task_id, task_id.upper())
-    order = [task_id for task_id, _ in results.iter_native(timeout=1)]
+    order = [task_id for task_id, _ in results.iter_native(timeout=PATIENCE_S)]
     assert order == ["c", "a", "b"]
-    assert results.get(timeout=1) == ["A", "B", "C"]
+    assert results.get(timeout=PATIENCE_S) == ["A", "B", "C"]
 
 
 def test_sets_with_what_came_before(app: Any, push: Any, consumer: Any) -> None:
@@ -166,7 +170,7 @@ def test_sets_with_what_came_before(app: Any, push: Any, consumer: Any) -> None:
     push("b", 2)
     inner = GroupResult("g", [AsyncResult("b", app=app)], app=app)
     outer = GroupResult("o", [AsyncResult("a", app=app), inner], app=app)
-    assert outer.join_native(timeout=1) == [1, [2]]
+    assert outer.join_native(timeout=PATIENCE_S) == [1, [2]]
 
 
 def test_sets_time_out(app: Any, push: Any) -> None:
@@ -244,7 +248,7 @@ class TestOneReaderForAll:
         backend = app.backend
 
         def wait(task_id: str) -> None:
-            values.append(AsyncResult(task_id, backend=backend, app=app).get(timeout=5))
+            values.append(AsyncResult(task_id, backend=backend, app=app).get(timeout=PATIENCE_S))
 
         threads = [threading.Thread(target=wait, args=(task_id,)) for task_id in "abc"]
         for thread in threads:
@@ -258,4 +262,4 @@ class TestOneReaderForAll:
     def test_a_dead_reader_is_told(self, app: Any, consumer: Any, drainer: Any) -> None:
         consumer.incoming.put(ConnectionError("lost"))
         with pytest.raises(RuntimeError, match="has ended with an error"):
-            AsyncResult("a", app=app).get(timeout=5)
+            AsyncResult("a", app=app).get(timeout=PATIENCE_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq import Celery
 from taskq.backends.base import BaseBackend
@@ -128,7 +129,7 @@ class TestErrbacks:
         with app.connection_for_write() as connection:
             queue = connection.SimpleQueue("celery")
             fail(signature("elsewhere.errback", args=("more",), app=app))
-            message = queue.get(timeout=1)
+            message = queue.get(timeout=PATIENCE_S)
             message.ack()
             queue.close()
         assert message.headers["task"] == "elsewhere.errback"
