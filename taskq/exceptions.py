@@ -28,6 +28,7 @@
         BackendGetMetaError
         BackendStoreError
       OperationalError              kombu's: the broker failed
+        BatchPublishError           messages sent together, some of unknown fate (also kombu's)
         UnknownCompression          (also KeyError)
         UnknownCompression          a compression nobody knows under that name (also KeyError)
       SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated      billiard's
@@ -56,6 +57,7 @@ from billiard.exceptions import (
     WorkerLostError,
 )
 from click import ClickException
+from kombu.exceptions import BatchPublishError as _BatchPublishError
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import safe_repr
 
@@ -80,6 +82,7 @@ __all__ = (
     "UnknownPool",
     "UnknownTransport",
     "InvalidQueueName",
+    "BatchPublishError",
     "SecurityError",
     # how a run ends
     "TaskPredicate",
@@ -293,6 +296,25 @@ class UnknownCompression(OperationalError, KeyError):
 
     # KeyError shows the repr of its argument, quotes and all.
     __str__ = OperationalError.__str__
+
+
+class BatchPublishError(OperationalError, _BatchPublishError):
+    """Sending messages together broke off; they are not sent again, since some may have arrived.
+
+    Attributes:
+        unknown_ids: ids of the calls of which nobody knows whether the broker has them.
+        sent_ids: ids of the calls the broker certainly has; the rest was not sent.
+    """
+
+    def __init__(
+        self, reason: str, unknown_ids: Iterable[str] = (), sent_ids: Iterable[str] = ()
+    ) -> None:
+        self.unknown_ids = list(unknown_ids)
+        self.sent_ids = list(sent_ids)
+        super().__init__(reason, self.unknown_ids, self.sent_ids)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class SecurityError(CeleryError):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import kombu
@@ -20,9 +22,13 @@ from taskq import protocol
 from taskq.app import connections
 from taskq.app import routes as routing
 from taskq.app.announcing import announce_publish, announce_published
+from taskq.app.deadline import TimedConnection
 from taskq.app.encoding import check_compression, not_installed, utf8dict
+from taskq.app.old_protocol import OldProtocol
+from taskq.app.pipeline import Pipeline
 from taskq.app.queues import QUEUE_FORMAT, AutoExchange, Queues, queue_arguments
 from taskq.app.retry_policy import merge_policy
+from taskq.app.sending import broker_errors, open_at_once, raise_cannot_send
 from taskq.protocol import INT_MIN, TaskMessage
 from taskq.signals import after_task_publish, before_task_publish, task_sent
 from taskq.utils.log import get_logger
@@ -63,7 +69,7 @@ class _DeclareOnce(tuple[Any, ...]):
         declared.add(mark)
 
 
-class AMQP:
+class AMQP(OldProtocol):
     """How an application speaks to its broker.
 
     Attributes:
@@ -182,64 +188,6 @@ class AMQP:
             **options,
         )
 
-    def as_task_v1(
-        self,
-        task_id: str,
-        name: str,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        countdown: float | None = None,
-        eta: datetime | str | None = None,
-        group_id: str | None = None,
-        group_index: int | None = None,
-        expires: float | datetime | str | None = None,
-        retries: int = 0,
-        chord: Any = None,
-        callbacks: Any = None,
-        errbacks: Any = None,
-        reply_to: str | None = None,
-        time_limit: float | None = None,
-        soft_time_limit: float | None = None,
-        create_sent_event: bool = False,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        shadow: str | None = None,
-        now: datetime | None = None,
-        timezone: tzinfo | None = None,
-        **compat_kwargs: Any,
-    ) -> TaskMessage:
-        """The message of a call in protocol 1; see `taskq.protocol.as_task_v1`."""
-        if now is None and (countdown or expires is not None):
-            now = self.app.now()
-        return protocol.as_task_v1(
-            task_id,
-            name,
-            args,
-            kwargs,
-            countdown,
-            eta,
-            group_id,
-            group_index,
-            expires,
-            retries,
-            chord,
-            callbacks,
-            errbacks,
-            reply_to,
-            time_limit,
-            soft_time_limit,
-            create_sent_event,
-            root_id,
-            parent_id,
-            shadow,
-            now,
-            timezone,
-            utc=self.utc,
-            argsrepr_maxsize=self.argsrepr_maxsize,
-            kwargsrepr_maxsize=self.kwargsrepr_maxsize,
-            repr_maxlevels=self.app.conf.task_repr_maxlevels,
-        )
-
     def publish(
         self,
         producer: kombu.Producer,
@@ -297,26 +245,57 @@ class AMQP:
             declare, policy = announce_publish(
                 name, message, exchange, routing_key, declare, policy
             )
-        serializer = serializer or conf.task_serializer
-        try:
-            if not retry:
-                connections.open_at_once(producer)
-            answer = producer.publish(
-                body, exchange=exchange, routing_key=routing_key, serializer=serializer,
-                compression=compression, retry=retry, retry_policy=policy,
-                delivery_mode=delivery_mode, declare=declare, headers=all_headers,
-                timeout=timeout, confirm_timeout=confirm_timeout, **properties,
+        answer = self._send(
+            producer, body, bool(retry), policy, serializer or conf.task_serializer,
+            exchange=exchange, routing_key=routing_key, compression=compression,
+            delivery_mode=delivery_mode, declare=declare, headers=all_headers,
+            timeout=timeout, confirm_timeout=confirm_timeout, **properties,
+        )  # fmt: skip
+        if sent_event or after_task_publish.receivers or task_sent.receivers:
+            announce = partial(
+                announce_published, name, message, (queue, exchange, routing_key),
+                event_dispatcher, retry=retry, retry_policy=policy,
             )  # fmt: skip
+            if isinstance(producer, Pipeline):
+                producer.when_sent(announce)
+            else:
+                announce(producer=producer)
+        return answer
+
+    def _send(
+        self,
+        producer: kombu.Producer,
+        body: Any,
+        retry: bool,
+        policy: Mapping[str, Any],
+        serializer: str,
+        **options: Any,
+    ) -> Any:
+        """Publish; ends within broker_publish_timeout, or as the retry policy says."""
+        connection = producer.__connection__ or producer.connection
+        timed = connection if isinstance(connection, TimedConnection) else None
+        seconds = self.app.conf.broker_publish_timeout
+        is_endless = retry and policy and policy.get("max_retries", 0) is None
+        try:
+            if timed and seconds and not is_endless:
+                timed.patience_s = seconds
+                if timed.waited_s:
+                    seconds -= timed.take_waited()
+                timed.deadline = monotonic() + seconds
+            if not retry:
+                open_at_once(producer)
+            return producer.publish(
+                body, serializer=serializer, retry=retry, retry_policy=policy, **options
+            )
         except SerializerNotInstalled as exc:
             raise SerializerNotInstalled(not_installed("serializer", serializer)) from exc
-        except connections.broker_errors(producer) as exc:
-            connections.raise_cannot_send(producer, exc)
-        if sent_event or after_task_publish.receivers or task_sent.receivers:
-            announce_published(
-                name, message, (queue, exchange, routing_key), event_dispatcher,
-                producer=producer, retry=retry, retry_policy=policy,
-            )  # fmt: skip
-        return answer
+        except broker_errors(producer) as exc:
+            raise_cannot_send(producer, exc)
+        finally:
+            if timed:
+                timed.deadline = None
+                if timed.is_hurried:
+                    timed.calm_down()
 
     def _destination(
         self,
@@ -484,11 +463,12 @@ class AMQP:
 
 
 def _declaration(producer: kombu.Producer, queue: Queue, known: Queues) -> Any:
-    """What a publish must declare: nothing for a Broadcast, else the queue, once a connection."""
+    """What a publish must declare: the queue, once a connection; of a Broadcast its exchange."""
     mark = queue.__dict__.get(_MARK)
     if mark is None:
         if isinstance(queue, Broadcast):
-            return None
+            # Its queues are its consumers'; without its exchange Redis would not know of a fanout.
+            return [queue.exchange]
         # A mark outlives its queue in the connection, so only lasting queues get one.
         lasting = known.get(queue.name) is queue and queue.can_cache_declaration
         mark = queue.__dict__[_MARK] = object() if lasting else False

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from kombu.clocks import LamportClock
 from kombu.common import oid_from
 from kombu.utils.functional import maybe_list
-from kombu.utils.uuid import uuid
 
 from taskq._state import (
     _deregister_app,
@@ -45,6 +44,7 @@ from taskq.protocol import seconds_until
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
 from taskq.utils.signalling import Signal
+from taskq.utils.text import build_task_id
 
 if TYPE_CHECKING:
     from taskq.app.settings import Settings
@@ -240,7 +240,7 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
             parent_id = parent_id or request.id
             if conf.task_inherit_parent_priority and options.get("priority") is None:
                 options["priority"] = (request.delivery_info or {}).get("priority")
-        task_id = task_id or uuid()
+        task_id = task_id or build_task_id()
         router = router or amqp.router
         options = router.route(options, route_name or name, args, kwargs, task_type)
         expires, time_limit, soft_time_limit = (
@@ -263,7 +263,9 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
         producer = producer or publisher
         if connection is not None and producer is None:
             producer = amqp.Producer(connection, auto_declare=False)
-        with self.producer_or_acquire(producer) as acquired:
+        if producer is None:
+            producer = getattr(self._local, "pipeline", None)
+        with self._lend_producer(producer, options.get("retry_policy")) as acquired:
             backend = None if ignore_result else self.backend
             # Most backends have nothing to prepare.
             if backend is not None and type(backend).on_task_call is not Backend.on_task_call:

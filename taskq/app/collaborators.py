@@ -18,7 +18,6 @@ from taskq.app.annotations import prepare as prepare_annotations
 from taskq.app.defaults import NAMES
 from taskq.app.pickling import _unpickle_appattr
 from taskq.canvas import signature
-from taskq.exceptions import ImproperlyConfigured
 from taskq.utils.imports import instantiate, symbol_by_name
 from taskq.utils.time import timezone
 
@@ -199,19 +198,24 @@ class Collaborators:
         digest: str = "sha256",
         serializer: str = "json",
     ) -> Any:
-        """Sign messages (serializer "auth") and refuse insecure serializers.
+        """Sign messages (serializer "auth") and refuse all that are not signed.
+
+        Call it in every process, after the settings task_serializer = "auth" and
+        accept_content = ["auth"].
+
+        Arguments:
+            allowed_serializers: more serializers this process may read where no setting says which.
+            key, cert, store: files, instead of security_key, security_certificate and
+                security_cert_store.
+            key_password: instead of security_key_password.
+            digest: what is signed; peers must use the same.
+            serializer: what the body of a signed message is written with.
 
         Raises:
-            ImproperlyConfigured: this version has no security module, or its files are not named.
+            ImproperlyConfigured: a setting, or the package cryptography, is missing.
+            SecurityError: a file holds no key or certificate, or one that has expired.
         """
-        try:
-            setup = symbol_by_name("celery.security:setup_security")
-        except ImportError as exc:
-            if str(exc.name).startswith("taskq."):
-                hint = "this version of taskq cannot sign messages"
-            else:
-                hint = "install the extra 'auth': pip install \"taskq[auth]\""
-            raise ImproperlyConfigured(f"setup_security: {exc}; {hint}") from exc
+        setup = symbol_by_name("celery.security:setup_security")
         return setup(
             allowed_serializers, key, key_password, cert, store, digest, serializer, app=self
         )

@@ -7,27 +7,29 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakSet
 
-import kombu
 from kombu import pools
-from kombu.connection import ConnectionPool as _KombuConnectionPool
 from kombu.connection import PooledConnection as _KombuPooledConnection
 from kombu.exceptions import EncodeError, LimitExceeded, OperationalError, SerializerNotInstalled
-from kombu.resource import Resource
 from kombu.transport import TRANSPORT_ALIASES
-from kombu.utils.url import maybe_sanitize_url
 
+from taskq.app.connection_pool import ConnectionPool
+from taskq.app.deadline import TimedConnection
+from taskq.app.pipeline import Pipeline
 from taskq.exceptions import ImproperlyConfigured, UnknownCompression, UnknownTransport
-from taskq.transports import TRANSPORTS, register, require_library
+from taskq.transports import TRANSPORTS, default_options, register, require_library
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
-from taskq.utils.sqlite import DatabaseError, parse_url
+from taskq.utils.sqlite import parse_url
 
 if TYPE_CHECKING:
+    from taskq.app.base import App
     from taskq.app.settings import Settings
 
 __all__ = ("Connection", "ConnectionPool", "Connections", "ProducerPool")
@@ -38,6 +40,9 @@ logger = get_logger("taskq.app.amqp")
 # kombu.Connection asks its own table whether a scheme exists before it asks the class below.
 register()
 
+#: Seconds of waiting for a producer that are counted against what sending may take.
+_NOTICEABLE_S = 0.05
+
 #: Errors that leave the connection as it was: raised before anything is sent.
 _BEFORE_SENDING = (
     EncodeError,
@@ -47,7 +52,7 @@ _BEFORE_SENDING = (
 )
 
 
-class Connection(kombu.Connection):
+class Connection(TimedConnection):
     """kombu's connection, with our transports behind the names of their schemes.
 
     The transport parameter stays a name: with a class, kombu would open `rediss://` without TLS,
@@ -64,18 +69,38 @@ class Connection(kombu.Connection):
     def get_transport_cls(self) -> Any:
         """The class of the transport."""
         name = self.transport_cls
-        if isinstance(name, str) and name in TRANSPORTS:
+        if isinstance(name, str) and name in TRANSPORTS and self._wants_ours():
             return symbol_by_name(TRANSPORTS[name])
         try:
             return super().get_transport_cls()
         except KeyError as exc:
             raise _unknown_transport(exc) from None
 
-    def ensure(self, obj: Any, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _wants_ours(self) -> bool:
+        """Read the transport option `lane`: the way to kombu's own transport of a scheme."""
+        lane = self.transport_options.get("lane", "taskq")
+        if lane not in ("taskq", "kombu"):
+            raise ImproperlyConfigured(
+                f"broker_transport_options['lane']: expected 'taskq' or 'kombu', got {lane!r}."
+            )
+        return bool(lane == "taskq")
+
+    def ensure(self, obj: Any, fun: Callable[..., Any], **policy: Any) -> Callable[..., Any]:
         """`fun`, tried again while the broker is away, unless its transport waits by itself."""
         if getattr(self.transport, "waits_by_itself", False):
             return fun
-        return super().ensure(obj, fun, *args, **kwargs)
+
+        def ensured(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return fun(*args, **kwargs)
+            except self.errors_to_repeat(policy) as exc:
+                return self.repeat(exc, obj, fun, policy)(*args, **kwargs)
+
+        return ensured
+
+    def as_pooled(self, pool: ConnectionPool) -> PooledConnection:
+        """A connection like this one that belongs to a pool."""
+        return PooledConnection(pool, **dict(self._info(resolve=False)))
 
     def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:
         """A pool of at most `limit` connections like this one; no limit means no pooling."""
@@ -103,45 +128,6 @@ class PooledConnection(_KombuPooledConnection, Connection):
         return Connection, tuple(self.info().values())
 
 
-class ConnectionPool(_KombuConnectionPool):
-    """A pool of connections, some of which idle producers may be sitting on."""
-
-    # After a fork the child forgets the pool (`Connections._after_fork`): closing would speak on
-    # sockets that are still the parent's.
-    close_after_fork = False
-
-    def __init__(self, connection: kombu.Connection, limit: int | None = None, **kw: Any) -> None:
-        self.waiting = 0
-        #: Asked when no connection is free: makes an idle producer give up its own.
-        self.on_exhausted: Callable[[], bool] | None = None
-        self._counting = threading.Lock()
-        super().__init__(connection, limit, **kw)
-
-    def new(self) -> PooledConnection:
-        return PooledConnection(self, **dict(self.connection._info(resolve=False)))
-
-    def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
-        """A connection; waits up to `timeout` seconds (None: for ever) when `block` is true.
-
-        Raises kombu.exceptions.LimitExceeded when none is free.
-        """
-        try:
-            return super().acquire()
-        except LimitExceeded:
-            if self.on_exhausted is None and not block:
-                raise
-        # Announced before asking: a producer that is released meanwhile sees that somebody waits.
-        with self._counting:
-            self.waiting += 1
-        try:
-            if self.on_exhausted is not None:
-                self.on_exhausted()
-            return super().acquire(block=block, timeout=timeout)
-        finally:
-            with self._counting:
-                self.waiting -= 1
-
-
 class ProducerPool(pools.ProducerPool):
     """A pool of producers that keep their connection while they are idle.
 
@@ -164,11 +150,36 @@ class ProducerPool(pools.ProducerPool):
         **kwargs: Any,
     ) -> None:
         self.acquire_timeout = acquire_timeout
+        self._begun = threading.local()
         super().__init__(connections, limit=limit, **kwargs)
         connections.on_exhausted = self.give_up_connection
 
+    def lend(self, timeout: float | None) -> Any:
+        """A producer, with a connection; waits up to `timeout` seconds (None: for ever).
+
+        Raises kombu.exceptions.LimitExceeded when none is free.
+        """
+        idle = self._resource
+        # The usual case, without the conditions and closures of kombu's pool.
+        with idle.mutex:
+            producer = idle.queue.pop() if idle.queue and _is_ready(idle.queue[-1]) else None
+            if producer is not None:
+                self._dirty.add(producer)
+                return producer
+        begun = self._begun.at = monotonic()
+        self.acquire_timeout = timeout
+        producer = self.acquire(block=True, timeout=timeout)
+        waited = monotonic() - begun
+        if waited > _NOTICEABLE_S and producer.__connection__ is not None:
+            producer.__connection__.waited_s = waited
+        return producer
+
     def _acquire_connection(self) -> Any:
-        return self.connections.acquire(block=True, timeout=self.acquire_timeout)
+        timeout = self.acquire_timeout
+        if timeout is not None:
+            # What waiting for the producer has left.
+            timeout = max(timeout - (monotonic() - getattr(self._begun, "at", monotonic())), 0.0)
+        return self.connections.acquire(block=True, timeout=timeout)
 
     def prepare(self, producer: Any) -> Any:
         if callable(producer) or producer._channel is None:
@@ -182,7 +193,11 @@ class ProducerPool(pools.ProducerPool):
         if not self.limit or connection is None or connection._closed:
             super().release(producer)
             return
-        Resource.release(self, producer)
+        idle = self._resource
+        with idle.mutex:
+            self._dirty.discard(producer)
+            idle.queue.append(producer)
+            idle.not_empty.notify()
         if self.connections.waiting:
             self.give_up_connection()
 
@@ -196,6 +211,14 @@ class ProducerPool(pools.ProducerPool):
                     producer.__connection__.release()
                     return True
         return False
+
+
+def _is_ready(producer: Any) -> bool:
+    """Has it a connection that is open?"""
+    if callable(producer) or producer._channel is None:
+        return False
+    is_open: bool = producer.__connection__.connected
+    return is_open
 
 
 class _Loan:
@@ -294,19 +317,23 @@ class Connections:
         **kwargs: Any,
     ) -> Connection:
         conf = self.conf
+        transport = transport or conf.broker_transport
+        timeout = self.either("broker_connection_timeout", connect_timeout)
+        options = default_options(transport or _scheme_of(url), timeout)
+        options.update(conf.broker_transport_options, **transport_options or {})
         connection: Connection = self.amqp.Connection(
             url,
             userid or conf.broker_user,
             password or conf.broker_password,
             virtual_host or conf.broker_vhost,
             port or conf.broker_port,
-            transport=transport or conf.broker_transport,
+            transport=transport,
             ssl=self.either("broker_use_ssl", ssl),
             heartbeat=heartbeat,
             login_method=login_method or conf.broker_login_method,
             failover_strategy=failover_strategy or conf.broker_failover_strategy,
-            transport_options=dict(conf.broker_transport_options, **transport_options or {}),
-            connect_timeout=self.either("broker_connection_timeout", connect_timeout),
+            transport_options=options,
+            connect_timeout=timeout,
         )
         return connection
 
@@ -340,6 +367,13 @@ class Connections:
         return _Loan(self._acquire_producer)
 
     default_producer = producer_or_acquire
+
+    def pipeline(self, producer: Any = None) -> Pipeline:
+        """`with` this: what this thread calls in the block is sent together at its end.
+
+        Raises OperationalError, or BatchPublishError when some of it may have been sent.
+        """
+        return Pipeline(cast("App", self), producer)
 
     @property
     def pool(self) -> ConnectionPool:
@@ -375,12 +409,22 @@ class Connections:
         except LimitExceeded as exc:
             raise self._all_in_use("connection", timeout) from exc
 
-    def _acquire_producer(self) -> Any:
+    def _lend_producer(self, producer: Any, policy: Mapping[str, Any] | None) -> Any:
+        """As producer_or_acquire, for one message with this retry policy (None: the settings')."""
+        if policy is None:
+            policy = self.conf.task_publish_retry_policy
+        if producer is not None or not policy or policy.get("max_retries", 0) is not None:
+            return self.producer_or_acquire(producer)
+        return _Loan(partial(self._acquire_producer, endless=True))
+
+    def _acquire_producer(self, endless: bool = False) -> Any:
         producers = self._producer_pool or self.producer_pool
         timeout = self.conf.broker_pool_acquire_timeout
-        producers.acquire_timeout = timeout
+        patience = self.conf.broker_publish_timeout
+        if patience is not None and not endless and (timeout is None or timeout > patience):
+            timeout = patience
         try:
-            return producers.acquire(block=True, timeout=timeout)
+            return producers.lend(timeout)
         except LimitExceeded as exc:
             raise self._all_in_use("producer", timeout) from exc
 
@@ -407,38 +451,6 @@ class Connections:
         self._pool = self._producer_pool = None
         if self.on_after_fork is not None:
             self.on_after_fork.send(sender=self)
-
-
-def open_at_once(producer: kombu.Producer) -> None:
-    """Open the producer's connection, one attempt per broker; else OperationalError."""
-    # Without retries the transport's own attempts must not make the caller wait either.
-    connection = producer.connection
-    if connection is not None and not connection.connected:
-        connection.ensure_connection(max_retries=max(len(connection.alt) - 1, 0))
-
-
-def raise_cannot_send(producer: kombu.Producer, exc: BaseException) -> NoReturn:
-    """Raise what a caller is to see of a broker's error: it names the broker, not its password."""
-    connection = producer.connection
-    if connection is None or isinstance(exc, DatabaseError):
-        raise exc
-    wrong = maybe_sanitize_url(str(exc)).rstrip(".")
-    raise OperationalError(
-        f"cannot send to the broker {connection.as_uri()}: {wrong}. "
-        "Is it running, and is the setting broker_url right?"
-    ) from exc
-
-
-def broker_errors(producer: kombu.Producer) -> tuple[type[BaseException], ...]:
-    """The errors of the producer's transport that mean: the broker failed."""
-    connection = producer.connection
-    if connection is None:
-        return (OperationalError,)
-    return (
-        OperationalError,
-        *connection.recoverable_connection_errors,
-        *connection.recoverable_channel_errors,
-    )
 
 
 #: Held while pools are made; pools of one application need each other.

@@ -231,6 +231,10 @@ BROKER: dict[str, Any] = Namespace(
     pool_acquire_timeout=number(
         None, "Seconds to wait for a kept connection; None is without limit.", since="5.7"
     ),
+    publish_timeout=number(
+        10.0,
+        "Seconds in which sending ends, well or with OperationalError; None waits for ever.",
+    ),
     use_ssl=flag(False, "Connect with TLS: true, or a mapping of its options.", also=(dict,)),
     host=text(None, "Host or URL of the broker when there is no `broker_url`."),
     port=whole(None, "Port, over the one in the URL."),

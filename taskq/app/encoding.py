@@ -19,7 +19,6 @@ __all__ = ("check_compression", "not_installed", "register_pickle", "register_zs
 
 #: Serialisers and compressions that come with an extra: name -> extra.
 _EXTRAS = {
-    "auth": "auth",
     "brotli": "brotli",
     "msgpack": "msgpack",
     "yaml": "yaml",
@@ -38,6 +37,8 @@ def check_compression(name: str) -> None:
 
 def not_installed(what: str, name: str | None) -> str:
     """Why a serialiser or compression (`what`) cannot be used, and what to do."""
+    if name == "auth":
+        return "the serializer 'auth' is not set up: call app.setup_security() in every process"
     extra = _EXTRAS.get(str(name).rpartition("/")[2].removeprefix("x-"))
     if extra is not None:
         return f"the {what} {name!r} is not installed here: it comes with taskq[{extra}]"

@@ -121,6 +121,14 @@ class Queues(dict[str, Queue]):
         """The queues a worker consumes from: those selected, or all."""
         return self if self._consume_from is None else self._consume_from
 
+    @property
+    def has_quorum(self) -> bool:
+        """Is one of the queues a worker consumes from a quorum queue?"""
+        return any(
+            (queue.queue_arguments or {}).get("x-queue-type") == "quorum"
+            for queue in self.consume_from.values()
+        )
+
     def new_missing(self, name: str) -> Queue:
         """A queue for a name that is not known; it is not added."""
         check_queue_name(name)

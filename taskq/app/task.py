@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from kombu.exceptions import OperationalError
@@ -21,6 +22,7 @@ from kombu.utils.uuid import uuid
 from taskq._state import get_current_app, pop_current_task, push_current_task
 from taskq.app.annotations import resolve_all
 from taskq.app.eager import Eager
+from taskq.app.pipeline import BATCH
 from taskq.app.registry import _unpickle_task_v2
 from taskq.app.retry import Retrying
 from taskq.canvas import signature
@@ -163,6 +165,22 @@ class Task(Retrying, Eager, Generic[P, R]):
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call of this task to the workers: `apply_async(args, kwargs)` without options."""
         return self.apply_async(args, kwargs)
+
+    def delay_many(self, calls: Iterable[Sequence[Any]], **options: Any) -> list[AsyncResult[R]]:
+        """Send many calls of this task together: `delay_many([(1, 2), (3, 4)])`.
+
+        Options are those of `apply_async`; 10,000 calls are sent at a time. Raises TypeError for an
+        item that is no tuple of arguments, and what `app.pipeline()` raises.
+        """
+        results: list[AsyncResult[R]] = []
+        rest = iter(calls)
+        while batch := list(islice(rest, BATCH)):
+            with self.app.pipeline():
+                for args in batch:
+                    if not isinstance(args, tuple | list):
+                        raise TypeError(f"delay_many takes tuples of arguments, not {args!r}")
+                    results.append(self.apply_async(args, **options))
+        return results
 
     def apply_async(
         self,

@@ -108,14 +108,16 @@ class group(Signature):
             merged.pop(own, None)
         chord = merged.pop("chord", None)
         merged.setdefault("group_id", group_id)
-        members = [task.clone(args, kwargs) for task in self._flatten()]
+        members = self._flatten()
+        if args or kwargs:
+            members = [task.clone(args, kwargs) for task in members]
         results = []
-        with app.producer_or_acquire(producer) as acquired:
+        with app.pipeline(producer):
             for index, member in enumerate(members):
                 if chord is not None:
                     member["options"].setdefault("chord", chord)
                 merged["group_index"] = member["options"].get("group_index", index)
-                results.append(member.apply_async(producer=acquired, add_to_parent=False, **merged))
+                results.append(member.apply_async(add_to_parent=False, **merged))
         result = app.GroupResult(group_id, results)
         parent = get_current_worker_task() if add_to_parent else None
         if parent is not None:

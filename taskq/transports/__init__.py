@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from importlib import import_module
 from typing import Any
 
@@ -9,10 +10,18 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from taskq.exceptions import ImproperlyConfigured
 
-__all__ = ("LIBRARIES", "TRANSPORTS", "register", "require_library")
+__all__ = ("LIBRARIES", "TRANSPORTS", "default_options", "register", "require_library")
 
 #: Our transport of each URL scheme.
-TRANSPORTS: dict[str, str] = {"sqlite": "taskq.transports.sqlite:Transport"}
+TRANSPORTS: dict[str, str] = {
+    "amqp": "taskq.transports.amqp:Transport",
+    "amqps": "taskq.transports.amqp:SSLTransport",
+    "pyamqp": "taskq.transports.amqp:Transport",
+    "redis": "taskq.transports.redis:Transport",
+    "rediss": "taskq.transports.redis:Transport",
+    "sentinel": "taskq.transports.redis:SentinelTransport",
+    "sqlite": "taskq.transports.sqlite:Transport",
+}
 
 #: Schemes whose transport needs a package that comes with an extra: scheme -> (package, extra).
 LIBRARIES = {
@@ -29,6 +38,25 @@ LIBRARIES = {
     "sqs": ("boto3", "sqs"),
     "zookeeper": ("kazoo", "zookeeper"),
 }
+
+
+def default_options(scheme: str, connect_timeout: Any) -> dict[str, Any]:
+    """Transport options that stand where the application sets none.
+
+    kombu lets a Redis client wait for ever on a connection whose other end has vanished: here the
+    system gives it up after 20 seconds, and a server that says nothing counts as lost after 30.
+    """
+    if LIBRARIES.get(scheme, ("",))[0] != "redis":
+        return {}
+    wanted = {"KEEPIDLE": 10, "KEEPINTVL": 5, "KEEPCNT": 3, "USER_TIMEOUT": 20_000}
+    known = {getattr(socket, f"TCP_{name}", None): value for name, value in wanted.items()}
+    known.pop(None, None)
+    return {
+        "socket_connect_timeout": connect_timeout,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+        "socket_keepalive_options": known,
+    }
 
 
 def register() -> None:

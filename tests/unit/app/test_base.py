@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from kombu.exceptions import OperationalError
 from kombu.transport.memory import Channel
+from patience import PATIENCE_S
 
 import taskq.app
 from taskq import _state
@@ -173,7 +174,7 @@ def test_steps_and_user_options_are_sets_by_name() -> None:
 
 
 def test_setup_security_says_what_is_missing() -> None:
-    with pytest.raises(ImproperlyConfigured, match="setup_security"):
+    with pytest.raises(ImproperlyConfigured, match="task_serializer = 'auth'"):
         make_app().setup_security()
 
 
@@ -386,7 +387,7 @@ def test_without_an_app_there_is_a_default_one() -> None:
         "assert t() == 5 and t.app is app\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], check=True, env=env, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, env=env, timeout=PATIENCE_S)
 
 
 def test_set_default_and_app_or_default() -> None:

@@ -15,6 +15,7 @@ import weakref
 import pytest
 from contract.tracing import lone_app
 from kombu.exceptions import ContentDisallowed, DecodeError, EncodeError, OperationalError
+from patience import PATIENCE_S
 
 from taskq import Celery, signals, states
 from taskq._state import get_current_task, task_join_will_block
@@ -217,7 +218,7 @@ def test_threads_do_not_see_each_others_requests(app):
 
     @app.task(bind=True, ignore_result=True)
     def look(self):
-        both_run.wait(10)
+        both_run.wait(PATIENCE_S)
         return self.request.id, self.request.args
 
     tracer = trace.build_tracer(look.name, look, app=app)
@@ -230,7 +231,7 @@ def test_threads_do_not_see_each_others_requests(app):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert seen == {"one": ("one", ()), "two": ("two", ())}
 
 

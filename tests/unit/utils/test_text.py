@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
 
 from taskq.utils import text
@@ -127,3 +129,11 @@ def test_layout() -> None:
     assert text.str_to_list(["a"]) == ["a"]
     assert text.pretty({"a": 1}) == "\n 'a': 1}"
     assert text.remove_repeating_from_task("proj.add", "proj.add(proj.x)") == "proj.add(x)"
+
+
+def test_task_ids_are_random_uuids() -> None:
+    ids = {text.build_task_id() for _ in range(200)}
+    assert len(ids) == 200
+    for id in ids:
+        parsed = uuid.UUID(id)
+        assert (str(parsed), parsed.version, parsed.variant) == (id, 4, uuid.RFC_4122)
