@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
@@ -16,6 +17,7 @@ from billiard.exceptions import WorkerLostError
 from taskq.bootsteps import RUN
 from taskq.utils.log import get_logger
 from taskq.worker import state
+from taskq.worker.keepalive import Keepalive
 
 __all__ = ("asynloop", "synloop")
 
@@ -37,8 +39,6 @@ def asynloop(
     hbrate: float = 2.0,
 ) -> None:
     """Run the consumer `obj` on kombu's Hub."""
-    if heartbeat and connection.supports_heartbeats:
-        hub.call_repeatedly(heartbeat / hbrate, connection.heartbeat_check, hbrate)
     consumer.on_message = obj.create_task_handler()
     obj.controller.register_with_event_loop(hub)
     obj.register_with_event_loop(hub)
@@ -49,7 +49,8 @@ def asynloop(
     # Broker errors inside callbacks must reach the consumer, which connects anew.
     hub.propagate_errors = tuple(obj.connection_errors)
     loop = hub.create_loop()
-    with _Alarm(hub):
+    beats = heartbeat and connection.supports_heartbeats and connection.connection.heartbeat
+    with _Alarm(hub), Keepalive(connection, hub, hbrate) if beats else nullcontext():
         try:
             while blueprint.state == RUN and obj.connection:
                 state.maybe_shutdown()

@@ -60,17 +60,16 @@ class Request(Revocable):
         if self._blocks_loop and not self._settle_before_start():
             return None
         hard, soft = self.time_limits
-        decoded = self._decoded or pool.runs_in_caller
         result = pool.apply_async(
             self._trace or tracing.fast_trace_task,
             args=(
                 self.type,
                 self.id,
                 self.request_dict,
-                # Decoded once: here when the task runs here, in the child otherwise.
-                (self.args, self.kwargs, self._embed) if decoded else self.body,
-                None if decoded else self.content_type,
-                None if decoded else self.content_encoding,
+                # Decoded once, here, where a message that is wrong is refused.
+                (self.args, self.kwargs, self._embed),
+                None,
+                None,
             ),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,

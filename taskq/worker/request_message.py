@@ -15,7 +15,9 @@ from taskq.exceptions import InvalidTaskError
 from taskq.protocol import from_task_v2
 from taskq.utils.log import get_logger
 from taskq.utils.nodenames import gethostname
+from taskq.utils.serialization import read_payload
 from taskq.utils.time import maybe_iso8601, maybe_make_aware
+from taskq.worker import state
 
 if TYPE_CHECKING:
     from taskq.app.task import Task
@@ -38,7 +40,7 @@ class RequestMessage:
 
     __slots__ = (
         "__weakref__", "_already_cancelled", "_already_revoked", "_apply_result", "_context_cache",
-        "_decoded", "_embed", "_failure_stored", "_terminate_on_ack", "acknowledged", "app",
+        "_embed", "_failure_stored", "_terminate_on_ack", "acknowledged", "app",
         "args", "argsrepr", "body", "connection_errors", "content_encoding", "content_type",
         "correlation_id", "delivery_info", "eta", "eventer", "expires", "hostname", "id",
         "ignore_result", "kwargs", "kwargsrepr", "message", "name", "on_ack", "on_reject",
@@ -76,8 +78,7 @@ class RequestMessage:
         self.body = message.body if body is None else body
         self.app = app
         self.utc = utc
-        self._decoded = decoded
-        payload = self.body if decoded else message.payload
+        payload = self.body if decoded else read_payload(message)
         self.args, self.kwargs, self._embed = from_task_v2(payload)
         self.id: str = read_text(headers, "id")
         self.type: str = read_text(headers, "task")
@@ -140,6 +141,41 @@ class RequestMessage:
             self.acknowledged = True
             if self.eventer is not None:
                 self.send_event("task-rejected", requeue=requeue)
+
+    @property
+    def run_key(self) -> tuple[str, int]:
+        """(id, retries): what a message keeps when it is delivered again, and no other has."""
+        return self.id, self.request_dict.get("retries") or 0
+
+    @property
+    def is_with_pool(self) -> bool:
+        """True when a child has the task, whether it has said so already or not."""
+        job = self._apply_result and self._apply_result()
+        return getattr(job, "slot", None) is not None
+
+    def outlive_connection(self) -> None:
+        """The connection is lost and the task runs on: its end is remembered for the redelivery."""
+        if self.acknowledged:
+            return
+        settle, key = self.on_ack, self.run_key
+
+        def on_ack(log: Any, errors: Any) -> None:
+            state.ended_unsettled.add(key)
+            # Brokers that know a message by its own tag, not the channel's, can still settle it.
+            if self.message.channel.connection is not None:
+                settle(log, errors)
+
+        self.on_ack = on_ack
+
+    def take_over(self, redelivered: RequestMessage) -> None:
+        """Settle another delivery of the same message in place of the one this was made of."""
+        old, new = self.message, redelivered.message
+        is_copy = new.channel is old.channel and new.delivery_tag != old.delivery_tag
+        if self.acknowledged or is_copy:
+            redelivered.acknowledge()
+            return
+        self.message = redelivered.message
+        self.on_ack, self.on_reject = redelivered.on_ack, redelivered.on_reject
 
     def send_event(self, type: str, **fields: Any) -> None:
         """Send a task event if somebody wants them."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = (
     "SOFTWARE_INFO",
     "active_requests",
+    "ended_unsettled",
     "is_cold",
     "maybe_shutdown",
     "merge_revoked",
@@ -82,6 +83,8 @@ active_requests: set[Request] = set()
 #: Ids of tasks that have succeeded (when deduplication is on).
 successful_requests.maxlen = SUCCESSFUL_MAX
 successful_requests.expires = SUCCESSFUL_EXPIRES
+#: (id, retries) of late-acked tasks that ended after the connection their message came on was lost.
+ended_unsettled = LimitedSet(maxlen=SUCCESSFUL_MAX, expires=SUCCESSFUL_EXPIRES)
 #: How many tasks of each type have been accepted.
 total_count: Counter[str] = Counter()
 #: How many tasks have been accepted, in a list so that others can hold on to it.
@@ -117,6 +120,7 @@ def reset_state() -> None:
     scheduled_requests.clear()
     active_requests.clear()
     successful_requests.clear()
+    ended_unsettled.clear()
     total_count.clear()
     all_total_count[:] = [0]
 

@@ -21,6 +21,7 @@ from taskq.protocol import hybrid_to_proto2 as _hybrid_to_proto2
 from taskq.signals import task_received
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
+from taskq.utils.serialization import read_payload
 from taskq.worker import state
 from taskq.worker.request import create_request_cls
 
@@ -132,6 +133,8 @@ class _TypeHandler:
     ) -> None:
         """Make a request of the message and act on what is decided about it."""
         request = self.take_on(message, body, ack, reject)
+        if request.delivery_info["redelivered"] and _is_here_already(request):
+            return
         if self.logs_received:
             _log_received(self.info, request)
         bucket = self.buckets[self.task_name]
@@ -168,8 +171,8 @@ class _TypeHandler:
         """Make a request of a message in any of the protocols."""
         if body is not None:
             body, headers, decoded, utc = self.proto1_to_proto2(message, body)
-        elif isinstance(message.payload, dict):
-            body, headers, decoded, utc = hybrid_to_proto2(message, message.payload)
+        elif isinstance(payload := read_payload(message), dict):
+            body, headers, decoded, utc = hybrid_to_proto2(message, payload)
         else:
             body, headers, decoded, utc = message.body, message.headers, False, self.utc
         return self.request_class(
@@ -182,6 +185,20 @@ class _TypeHandler:
             utc=utc,
             **self.request_options,
         )
+
+
+def _is_here_already(request: Any) -> bool:
+    """True when the run a message asks for goes on here, or has ended here: it only came again."""
+    held = state.requests.get(request.id)
+    if held is not None and held.run_key == request.run_key:
+        logger.info("Task %s is delivered again, and is held here: not run twice", request)
+        held.take_over(request)
+        return True
+    if request.run_key in state.ended_unsettled:
+        logger.info("Task %s is delivered again, and has ended here: not run twice", request)
+        request.acknowledge()
+        return True
+    return False
 
 
 def _log_received(info: Callable[..., Any], request: Any) -> None:

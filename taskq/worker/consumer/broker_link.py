@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Set
+from itertools import count
 from typing import Any
 
 from kombu.exceptions import OperationalError
-from kombu.utils.url import maybe_sanitize_url
 
 from taskq.exceptions import WorkerShutdown, WorkerTerminate
 from taskq.utils.log import get_logger
 from taskq.utils.sqlite import DatabaseUnusable
 from taskq.utils.time import humanize_seconds
 from taskq.worker import state
+from taskq.worker.consumer.broker_trouble import describe_trouble, warn_of_eviction
+from taskq.worker.consumer.lost_channel import LostChannels
 
 __all__ = ("BrokerLink",)
 
-CONNECTION_RETRY = "consumer: Connection to broker lost. Trying to re-establish the connection..."
+CONNECTION_RETRY = (
+    "consumer: Connection to broker lost. Trying to re-establish the connection... (%s)"
+)
 CONNECTION_RETRY_STEP = "Trying again {when}... ({retries}/{max_retries})"
 CONNECTION_ERROR = "consumer: Cannot connect to %s: %s.\n%s\n"
 CONNECTION_FAILOVER = "Will retry using next failover."
@@ -31,8 +36,12 @@ GAVE_UP = (
     "(broker_connection_max_retries). Is the broker running, and is broker_url right?"
 )
 
-#: Seconds a dead connection may take to be collected.
-COLLECT_SOCKET_TIMEOUT = 5.0
+REFUSED = "the broker {uri} does not let this worker consume: {error}"
+
+#: Seconds between attempts: the first pause, how it grows, the longest.
+FIRST_PAUSE_S, PAUSE_STEP_S, LONGEST_PAUSE_S = 2, 2, 32
+#: Seconds after which a pause is used for a look whether the broker is back.
+LOOK_S = 2.0
 
 logger = get_logger("taskq.worker.consumer.consumer")
 
@@ -49,6 +58,8 @@ class BrokerLink:
     controller: Any
     qos: Any
     call_soon: Any
+    task_consumer: Any
+    lost_channels: LostChannels
     prefetch_multiplier: int
     initial_prefetch_count: int
     on_task_message: set[Callable[[], Any]]
@@ -56,7 +67,7 @@ class BrokerLink:
     #: The prefetch window while nothing of a lost connection runs, once one was lost; else 0.
     _full_prefetch_count: int = 0
     #: Requests of the lost connection whose tasks still run.
-    _still_running: set[Any]
+    _still_running: Set[Any] = frozenset()
 
     #: True until the first connection has been made.
     first_connection_attempt: bool = True
@@ -80,43 +91,86 @@ class BrokerLink:
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, as often as the settings allow; raises the last error."""
-        conf = self.app.conf
         if not self._may_retry():
             conn.connect()
-            self._on_connected()
+            self._on_connected(conn)
             return conn
         # A negative number of retries means for ever.
-        limit = conf.broker_connection_max_retries
-        shown_limit = limit if limit is not None and limit > 0 else "∞"
-
-        def log_error(exc: Exception, interval: float) -> None:
-            self.broker_connection_retry_attempt += 1
-            failover = getattr(conn, "alt", None) and interval == 0
-            step = (CONNECTION_FAILOVER if failover else CONNECTION_RETRY_STEP).format(
-                when=humanize_seconds(interval, "in", " "),
-                retries=self.broker_connection_retry_attempt,
-                max_retries=shown_limit,
-            )
-            logger.error(CONNECTION_ERROR, conn.as_uri(), maybe_sanitize_url(str(exc)), step)
-
+        limit = self.app.conf.broker_connection_max_retries
+        if limit is not None and limit < 0:
+            limit = None
+        errors = (*conn.recoverable_connection_errors, *conn.connection_errors)
         try:
-            conn = conn.ensure_connection(
-                log_error,
-                limit if limit is None or limit >= 0 else None,
-                callback=state.maybe_shutdown,
-            )
+            self._keep_connecting(conn, errors, limit)
         except DatabaseUnusable:
             # Never retried, and it says by itself what is wrong with the file.
             raise
-        except (OperationalError, *conn.recoverable_connection_errors) as exc:
-            text = maybe_sanitize_url(str(exc)).rstrip(".")
+        except errors as exc:
+            error = describe_trouble(exc, conn)
             raise OperationalError(
-                GAVE_UP.format(uri=conn.as_uri(), error=text, limit=shown_limit)
+                GAVE_UP.format(uri=conn.as_uri(), error=error, limit=limit)
             ) from exc
-        self._on_connected()
+        self._on_connected(conn)
         return conn
 
-    def _on_connected(self) -> None:
+    def _keep_connecting(
+        self, conn: Any, errors: tuple[type[BaseException], ...], limit: int | None
+    ) -> None:
+        """Try to connect, `limit` times again with longer and longer pauses (None: for ever)."""
+        pause = FIRST_PAUSE_S
+        for retries in count():
+            try:
+                conn._connection_factory()
+                return
+            except DatabaseUnusable:
+                raise
+            except errors as exc:
+                if limit is not None and retries >= limit:
+                    raise
+                # Brokers of a failover list are tried one after another, without a pause.
+                seconds = pause if conn.completes_cycle(retries) else 0
+                self._log_failed_attempt(conn, exc, seconds, limit)
+                conn.maybe_switch_next()
+            if seconds:
+                pause = min(pause + PAUSE_STEP_S, LONGEST_PAUSE_S)
+                if self._pause(conn, errors, seconds):
+                    return
+
+    def _pause(self, conn: Any, errors: tuple[type[BaseException], ...], seconds: float) -> bool:
+        """Wait; True when the broker came back meanwhile, and the connection is open.
+
+        Pauses grow to half a minute: a broker that is back must not wait so long for its worker.
+        """
+        end = time.monotonic() + seconds
+        look_at = time.monotonic() + LOOK_S
+        while (now := time.monotonic()) < end:
+            state.maybe_shutdown()
+            if now >= look_at:
+                try:
+                    conn._connection_factory()
+                    return True
+                except errors:
+                    conn.maybe_switch_next()
+                look_at = time.monotonic() + LOOK_S
+            time.sleep(min(1.0, end - now))
+        state.maybe_shutdown()
+        return False
+
+    def _log_failed_attempt(
+        self, conn: Any, exc: BaseException, seconds: float, limit: int | None
+    ) -> None:
+        self.broker_connection_retry_attempt += 1
+        failover = getattr(conn, "alt", None) and not seconds
+        step = (CONNECTION_FAILOVER if failover else CONNECTION_RETRY_STEP).format(
+            when=humanize_seconds(seconds, "in", " "),
+            retries=self.broker_connection_retry_attempt,
+            max_retries=limit or "∞",
+        )
+        logger.error(CONNECTION_ERROR, conn.as_uri(), describe_trouble(exc, conn), step)
+
+    def _on_connected(self, conn: Any) -> None:
+        if self.first_connection_attempt:
+            warn_of_eviction(conn)
         self.first_connection_attempt = False
         self.broker_connection_retry_attempt = 0
 
@@ -132,6 +186,7 @@ class BrokerLink:
     def on_connection_lost(self, exc: Exception) -> None:
         """Get ready to connect anew, or stop the worker where that is not wanted."""
         if not self._may_retry():
+            self.on_connection_error_before_connected(exc, "")
             again = "" if self.first_connection_attempt else "re-"
             what = f"{again}establish a connection to"
             logger.critical(RETRY_DISABLED, what, self._retry_setting())
@@ -144,18 +199,32 @@ class BrokerLink:
         else:
             self.on_connection_error_before_connected(exc)
 
-    def on_connection_error_before_connected(self, exc: Exception) -> None:
+    def on_connection_error_before_connected(
+        self, exc: Exception, step: str = "Trying to reconnect..."
+    ) -> None:
         """There was no connection yet."""
-        logger.error(
-            CONNECTION_ERROR,
-            self.conninfo.as_uri(),
-            maybe_sanitize_url(str(exc)),
-            "Trying to reconnect...",
-        )
+        error = describe_trouble(exc, self.conninfo)
+        logger.error(CONNECTION_ERROR, self.conninfo.as_uri(), error, step)
+
+    def refuse(self, exc: Exception) -> OperationalError:
+        """Give the error that ends the worker: trying again would not help."""
+        error = describe_trouble(exc, self.conninfo)
+        return OperationalError(REFUSED.format(uri=self.conninfo.as_uri(), error=error))
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """The connection in use has broken; its messages come again."""
-        logger.warning(CONNECTION_RETRY, exc_info=exc)
+        logger.warning(CONNECTION_RETRY, describe_trouble(exc, self.conninfo))
+        logger.debug("Where the connection was lost", exc_info=exc)
+        if self.pool and self.pool.flush:
+            # What has not reached a child is forgotten; its messages come again.
+            self.pool.flush()
+        running = [
+            request
+            for request in state.requests.values()
+            if request in state.active_requests or request.is_with_pool
+        ]
+        if self.task_consumer is not None:
+            self.lost_channels.add(self.task_consumer.channel, running)
         try:
             self.connection.collect()
         except Exception as error:
@@ -163,6 +232,8 @@ class BrokerLink:
             logger.debug("Could not take the lost connection apart: %r", error)
         if self.app.conf.worker_cancel_long_running_tasks_on_connection_loss:
             self.cancel_active_requests()
+        for request in running:
+            request.outlive_connection()
         if self.app.conf.worker_enable_prefetch_count_reduction:
             self._reduce_prefetch()
 
@@ -183,16 +254,28 @@ class BrokerLink:
 
     def _restore_prefetch(self) -> None:
         """At each message, which is when it matters: take as many ahead as fit by now."""
-        self._still_running &= state.active_requests
-        fitting = self._fitting_prefetch_count()
-        if fitting > self.initial_prefetch_count:
-            self.qos.increment_eventually(fitting - self.initial_prefetch_count)
-            self.initial_prefetch_count = fitting
+        self._fit_prefetch()
         if not self._still_running:
             # Not at once: we are called while the set is looped over.
             self.call_soon(self.on_task_message.discard, self._restore_prefetch)
 
+    def resize_prefetch(self, slots: int) -> None:
+        """Take as many messages ahead as fit a pool of this size, from now on."""
+        # No limit is no limit, however large the pool.
+        if self.initial_prefetch_count:
+            self._full_prefetch_count = slots * self.prefetch_multiplier
+            self._fit_prefetch()
+
+    def _fit_prefetch(self) -> None:
+        change = self._fitting_prefetch_count() - self.initial_prefetch_count
+        self.initial_prefetch_count += change
+        if change > 0:
+            self.qos.increment_eventually(change)
+        elif change < 0:
+            self.qos.decrement_eventually(-change)
+
     def _fitting_prefetch_count(self) -> int:
+        self._still_running = self._still_running & state.active_requests
         held = len(self._still_running) * self.prefetch_multiplier
         return max(self.prefetch_multiplier, self._full_prefetch_count - held)
 

@@ -27,8 +27,14 @@ from taskq.worker import loops, state
 from taskq.worker.consumer.broker_link import BrokerLink
 from taskq.worker.consumer.delivery import Deliveries
 from taskq.worker.consumer.delivery import dump_body as dump_body
+from taskq.worker.consumer.lost_channel import LostChannels
 
 __all__ = ("Consumer", "Evloop", "dump_body")
+
+#: Requests of one type that wait here for their rate limit; more go back to the broker for a while.
+HELD_BY_LIMIT = 20
+#: They come back within this time, however low the limit: it may have been changed.
+LONGEST_DELAY_S = 60
 
 STOP_CONDITIONS = frozenset({CLOSE, TERMINATE})
 
@@ -114,6 +120,7 @@ class Consumer(Deliveries, BrokerLink):
         self.task_buckets: defaultdict[str, TokenBucket | None] = defaultdict(lambda: None)
         self.loop: Callable[..., Any] = loops.asynloop if hub else loops.synloop
         self._restart_state = restart_state(maxR=5, maxT=1)
+        self.lost_channels = LostChannels()
         self._limit_order = 0
         self._pending_operations: deque[Callable[[], Any]] = deque()
         self.reset_rate_limits()
@@ -146,6 +153,8 @@ class Consumer(Deliveries, BrokerLink):
                     self.on_connection_lost(exc)
                     self.on_close()
                     blueprint.restart(self)
+            except self.channel_errors as exc:
+                raise self.refuse(exc) from exc
 
     def _recoverable_errors(self) -> tuple[type[Exception], ...]:
         if self.app.conf.broker_channel_error_retry:
@@ -208,13 +217,13 @@ class Consumer(Deliveries, BrokerLink):
         for bucket in self.task_buckets.values():
             if bucket:
                 bucket.clear_pending()
+        if self.pool and self.pool.flush:
+            self.pool.flush()
         for request in [*state.reserved_requests, *state.scheduled_requests]:
-            if request not in state.active_requests:
+            if request not in state.active_requests and not request.is_with_pool:
                 state.requests.pop(request.id, None)
         state.reserved_requests.clear()
         state.scheduled_requests.clear()
-        if self.pool and self.pool.flush:
-            self.pool.flush()
 
     # --- calls that must be made by the thread of the connection ------------------------------
 
@@ -301,6 +310,7 @@ class Consumer(Deliveries, BrokerLink):
             requests = list(old.contents)
             old.clear_pending()
             for request in requests:
+                self.qos.decrement_eventually()
                 self._apply_rate_limit(request)
 
     def _apply_rate_limit(self, request: Any) -> None:
@@ -312,9 +322,27 @@ class Consumer(Deliveries, BrokerLink):
 
     def _limit_task(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
         """Run a request as soon as its bucket has tokens, after those that wait already."""
+        waiting = len(bucket.contents)
+        if not waiting and bucket.can_consume(tokens):
+            self._run(request)
+            return
+        if waiting >= HELD_BY_LIMIT and self._send_back(request, waiting / bucket.fill_rate):
+            return
+        # What waits leaves its place in the prefetch window to tasks that can run.
+        self.qos.increment_eventually()
         bucket.add(request)
-        if len(bucket.contents) == 1:
+        if not waiting:
             self._schedule_bucket_request(bucket)
+
+    def _send_back(self, request: Any, seconds: float) -> bool:
+        """Have the broker keep a request until its turn may come; False when it cannot."""
+        delay = getattr(request.message.channel, "basic_delay", None)
+        if delay is None:
+            return False
+        delay(request.message.delivery_tag, min(seconds, LONGEST_DELAY_S))
+        request.acknowledged = True
+        state.task_ready(request)
+        return True
 
     def _limit_post_eta(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
         """An ETA has come for a task with a rate limit: the later of the two counts."""
@@ -337,6 +365,7 @@ class Consumer(Deliveries, BrokerLink):
                     priority=self._limit_order,
                 )
                 return
+            self.qos.decrement_eventually()
             self._run(request)
 
     def apply_eta_task(self, task: Any) -> None:

@@ -93,6 +93,7 @@ class Tasks(StartStopStep):
         c.qos_global = per_channel
         c.connection.default_channel.basic_qos(0, c.initial_prefetch_count, per_channel)
         c.task_consumer = c.app.amqp.TaskConsumer(c.connection, on_decode_error=c.on_decode_error)
+        c.lost_channels.recover(c.task_consumer.channel)
 
         def set_prefetch_count(prefetch_count: int) -> None:
             c.task_consumer.qos(prefetch_count=prefetch_count, apply_global=per_channel)
@@ -119,7 +120,13 @@ class Tasks(StartStopStep):
 
     def qos_global(self, c: Any) -> bool:
         """True when the broker counts the prefetch window per channel, not per consumer."""
-        return not c.connection.qos_semantics_matches_spec
+        if c.connection.qos_semantics_matches_spec:
+            return False
+        if c.app.conf.worker_detect_quorum_queues and c.app.amqp.queues.has_quorum:
+            # RabbitMQ refuses it for them (NOT_IMPLEMENTED).
+            logger.info("Global QoS is disabled. Prefetch count is now static.")
+            return False
+        return True
 
     def info(self, c: Any) -> dict[str, Any]:
         """The prefetch window of now."""

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from contract.workers import memory_app, serving, wait_until
+from contract.workers import memory_app, serving
 from kombu.common import QoS
+from patience import PATIENCE_S, wait_until
 
 from taskq import Celery, bootsteps
 from taskq.exceptions import ImproperlyConfigured, NotRegistered, Reject, TaskRevokedError
@@ -44,7 +45,7 @@ def app() -> Iterator[Celery]:
 
 def test_a_call_becomes_a_result(app: Celery) -> None:
     with serving(app) as worker:
-        assert app.send_task("add", (2, 3)).get(timeout=5) == 5
+        assert app.send_task("add", (2, 3)).get(timeout=PATIENCE_S) == 5
         assert worker.consumer.restart_count == 0
     assert worker.exitcode == 0
 
@@ -56,26 +57,27 @@ def test_eta_is_kept_and_the_window_grows_meanwhile(app: Celery) -> None:
         before = worker.consumer.initial_prefetch_count
         assert worker.consumer.qos.value == before + 1
         soon = app.send_task("add", (1, 1), countdown=0.1)
-        assert soon.get(timeout=5) == 2
+        assert soon.get(timeout=PATIENCE_S) == 2
         assert worker.consumer.qos.value == before + 1
-        assert app.control.inspect(timeout=5, limit=1).scheduled()["w@test"][0]["priority"] == 6
+        inspect = app.control.inspect(timeout=PATIENCE_S, limit=1)
+        assert inspect.scheduled()["w@test"][0]["priority"] == 6
 
 
 def test_a_rate_limit_holds_tasks_back_until_it_is_lifted(app: Celery) -> None:
     with serving(app):
-        assert app.send_task("limited", (1,)).get(timeout=5) == 1
+        assert app.send_task("limited", (1,)).get(timeout=PATIENCE_S) == 1
         held = [app.send_task("limited", (n,)) for n in (2, 3)]
-        assert app.send_task("add", (1, 1)).get(timeout=5) == 2
+        assert app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
         assert [result.state for result in held] == ["PENDING", "PENDING"]
         assert len(state.reserved_requests) == 2
         replies = app.control.rate_limit("limited", 0, reply=True, limit=1)
         assert replies == [{"w@test": {"ok": "rate limit disabled successfully"}}]
-        assert [result.get(timeout=5) for result in held] == [2, 3]
+        assert [result.get(timeout=PATIENCE_S) for result in held] == [2, 3]
 
 
 def test_a_rejected_message_comes_again(app: Celery) -> None:
     with serving(app):
-        assert app.send_task("late").get(timeout=5) == "second time"
+        assert app.send_task("late").get(timeout=PATIENCE_S) == "second time"
 
 
 def test_revoked_and_expired_tasks_do_not_run(app: Celery) -> None:
@@ -90,10 +92,10 @@ def test_revoked_and_expired_tasks_do_not_run(app: Celery) -> None:
             app.control.revoke("unwanted", reply=True, limit=1)
             unwanted = app.send_task("add", (1, 1), task_id="unwanted")
             with pytest.raises(TaskRevokedError, match="revoked"):
-                unwanted.get(timeout=5)
+                unwanted.get(timeout=PATIENCE_S)
             expired = app.send_task("add", (1, 1), expires=-5)
             with pytest.raises(TaskRevokedError, match="expired"):
-                expired.get(timeout=5)
+                expired.get(timeout=PATIENCE_S)
     finally:
         task_revoked.disconnect(on_revoked)
     assert [fields["expired"] for fields in seen] == [False, True]
@@ -119,8 +121,8 @@ def test_unknown_and_invalid_messages_are_told_to_signals(app: Celery) -> None:
             publish([[], {}, {}], serializer="json", routing_key="celery",
                     headers={"task": ["add"], "id": "x"})  # fmt: skip
             with pytest.raises(NotRegistered):
-                app.send_task("nothing").get(timeout=5)
-            assert app.send_task("add", (1, 1)).get(timeout=5) == 2
+                app.send_task("nothing").get(timeout=PATIENCE_S)
+            assert app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
     finally:
         task_unknown.disconnect(on_unknown)
         task_rejected.disconnect(on_rejected)
@@ -133,7 +135,7 @@ def test_protocol_1_is_understood(app: Celery) -> None:
     body = {"task": "add", "id": "old", "args": [1], "kwargs": {"y": 2}, "retries": 0}
     with serving(app), app.connection_for_write() as connection:
         connection.Producer().publish(body, serializer="json", routing_key="celery")
-        assert app.AsyncResult("old").get(timeout=5) == 3
+        assert app.AsyncResult("old").get(timeout=PATIENCE_S) == 3
 
 
 def test_received_is_told_with_the_request(app: Celery) -> None:
@@ -145,7 +147,7 @@ def test_received_is_told_with_the_request(app: Celery) -> None:
     task_received.connect(on_received)
     try:
         with serving(app) as worker:
-            app.send_task("add", (1, 1), task_id="one").get(timeout=5)
+            app.send_task("add", (1, 1), task_id="one").get(timeout=PATIENCE_S)
             assert seen == [("one", worker.consumer)]
     finally:
         task_received.disconnect(on_received)
@@ -178,7 +180,7 @@ def test_steps_of_users_see_the_worker_and_its_consumer(app: Celery) -> None:
     app.steps["worker"].add(Mine)
     app.steps["consumer"].add(Listens)
     with serving(app):
-        assert app.send_task("add", (1, 1)).get(timeout=5) == 2
+        assert app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
     assert seen == ["worker has TaskPool", "consumer has a channel"]
 
 
@@ -204,8 +206,8 @@ def test_a_lost_connection_is_made_anew(app: Celery, caplog: pytest.LogCaptureFi
         worker.consumer.connection_errors = (*worker.consumer.connection_errors, ConnectionError)
         with caplog.at_level(logging.WARNING):
             worker.timer.call_after(0, break_once)
-            assert broken.wait(5)
-            assert app.send_task("add", (1, 1)).get(timeout=5) == 2
+            assert broken.wait(PATIENCE_S)
+            assert app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
         assert worker.consumer.restart_count == 1
     assert "Connection to broker lost" in caplog.text
 
@@ -225,12 +227,11 @@ def test_queues_that_may_not_be_made(app: Celery, options: dict[str, Any], says:
 def test_queues_can_be_chosen(app: Celery) -> None:
     with serving(app, queues="a,b", exclude_queues=["b"]) as worker:
         assert list(app.amqp.queues.consume_from) == ["a"]
-        assert app.send_task("add", (1, 1), queue="a").get(timeout=5) == 2
+        assert app.send_task("add", (1, 1), queue="a").get(timeout=PATIENCE_S) == 2
         app.control.add_consumer("c", reply=True, limit=1)
-        assert app.send_task("add", (1, 2), queue="c").get(timeout=5) == 3
-        names = {
-            q["name"] for q in app.control.inspect(timeout=5, limit=1).active_queues()["w@test"]
-        }
+        assert app.send_task("add", (1, 2), queue="c").get(timeout=PATIENCE_S) == 3
+        inspect = app.control.inspect(timeout=PATIENCE_S, limit=1)
+        names = {q["name"] for q in inspect.active_queues()["w@test"]}
         assert names == {"a", "c"}
         app.control.cancel_consumer("c", reply=True, limit=1)
         wait_until(lambda: not worker.consumer.task_consumer.consuming_from("c"))
@@ -292,5 +293,10 @@ def test_fewer_messages_are_taken_ahead_while_tasks_of_a_lost_connection_run(app
         restore()
         consumer.perform_pending_operations()
         assert (consumer.qos.value, consumer.on_task_message) == (6, set())
+        consumer.resize_prefetch(5)
+        assert (consumer.qos.value, consumer.initial_prefetch_count) == (10, 10)
+        # Not even a pool without slots may make it 0, which would be no limit.
+        consumer.resize_prefetch(0)
+        assert (consumer.qos.value, consumer.initial_prefetch_count) == (2, 2)
     finally:
         state.active_requests.clear()
