@@ -256,10 +256,18 @@ def seconds_until(expires: float | datetime | str, now: datetime) -> float:
     """
     if isinstance(expires, numbers.Real):
         return expires
-    if isinstance(expires, str):
-        expires = datetime.fromisoformat(expires.replace("Z", "+00:00"))
-    moment = _aware(expires)  # type: ignore[arg-type]  # numbers and texts are done above
-    return (moment - _aware(now)).total_seconds()
+    moment: Any = expires
+    if isinstance(moment, str):
+        try:
+            moment = datetime.fromisoformat(moment.replace("Z", "+00:00"))
+        except ValueError:
+            raise ValueError(f"expires must be a moment in ISO 8601, not {expires!r:.80}") from None
+    if not isinstance(moment, datetime):
+        hint = "; use .total_seconds()" if isinstance(moment, timedelta) else ""
+        raise TypeError(
+            f"expires must be seconds, a datetime or ISO text, not {type(moment).__name__}{hint}"
+        )
+    return (_aware(moment) - _aware(now)).total_seconds()
 
 
 def _sent_event(ids: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:
@@ -371,6 +379,9 @@ def from_task_v2(body: Any) -> DecodedBody:
         raise InvalidTaskError(
             f"the body of a task message must be [args, kwargs, embed], not {body!r:.120}"
         ) from None
+    if type(args) is list and type(kwargs) is type(embed) is dict:
+        # What JSON gives, without asking abstract classes.
+        return args, kwargs, embed
     if isinstance(args, (str, bytes)) or not isinstance(args, Sequence):
         raise InvalidTaskError(f"task args must be a list or tuple, not {args!r:.120}")
     if not isinstance(kwargs, Mapping):

@@ -45,7 +45,8 @@ class Collaborators:
     def _init_collaborators(self, **classes: Any) -> None:
         """Classes given to the constructor stand in for those named by the application class."""
         for name, given in classes.items():
-            setattr(self, name, given or getattr(self, name))
+            if given:
+                setattr(self, name, given)
 
     # -- tasks
 

@@ -104,6 +104,11 @@ class Router:
         """A route as message options in which the name of the queue has become the queue."""
         if isinstance(route, str):
             return {"queue": self._queue(route)}
+        if not isinstance(route, Mapping):
+            raise TypeError(
+                "a router must return the name of a queue, a mapping of message options, or None, "
+                f"not {route!r:.80} (setting task_routes)"
+            )
         options = {**route}
         queue = options.pop("queue", None)
         if queue is not None:

@@ -165,6 +165,10 @@ class TestMoments:
         assert protocol.seconds_until(datetime(2030, 1, 1, 12, 1), now) == 60
         assert protocol.seconds_until(datetime(2030, 1, 1, 12, 0, tzinfo=OSLO), now) == -3600
         assert protocol.seconds_until("2030-01-01T12:00:30Z", now) == 30
+        with pytest.raises(ValueError, match="expires must be a moment in ISO 8601, not 'soon'"):
+            protocol.seconds_until("soon", now)
+        with pytest.raises(TypeError, match=r"not timedelta; use \.total_seconds"):
+            protocol.seconds_until(timedelta(seconds=5), now)  # type: ignore[arg-type]
 
 
 class TestProtocol1:

@@ -1,0 +1,3 @@
+from typing import Any
+
+def close_caches(**kwargs: Any) -> None: ...

@@ -1,0 +1,3 @@
+from collections.abc import Callable
+
+def on_commit(func: Callable[[], object], using: str | None = ..., robust: bool = ...) -> None: ...
