@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from taskq import _state
 from taskq._state import app_or_default, pop_current_task, push_current_task
@@ -14,6 +14,9 @@ from taskq.app.pickling import AppPickler
 from taskq.app.registration import _check_can_be_named
 from taskq.app.task import Task
 from taskq.utils.proxy import Proxy
+
+if TYPE_CHECKING:
+    from taskq.app.decorators import AsyncTask, BoundDecorator, Decorator
 
 __all__ = [
     "App",
@@ -51,20 +54,28 @@ def _make_and_keep_default_app() -> Celery:
 
 @overload
 def shared_task(
+    fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+    /,
+    *,
+    bind: Literal[True],
+    **kwargs: Any,
+) -> AsyncTask[P, R]: ...
+@overload
+def shared_task(
     fun: Callable[Concatenate[Any, P], R], /, *, bind: Literal[True], **kwargs: Any
 ) -> Task[P, R]: ...
+@overload
+def shared_task(
+    fun: Callable[P, Coroutine[Any, Any, R]], /, *, bind: Literal[False] = ..., **kwargs: Any
+) -> AsyncTask[P, R]: ...
 @overload
 def shared_task(
     fun: Callable[P, R], /, *, bind: Literal[False] = ..., **kwargs: Any
 ) -> Task[P, R]: ...
 @overload
-def shared_task(
-    *, bind: Literal[True], **kwargs: Any
-) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[True], **kwargs: Any) -> BoundDecorator: ...
 @overload
-def shared_task(
-    *, bind: Literal[False] = ..., **kwargs: Any
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[False] = ..., **kwargs: Any) -> Decorator: ...
 def shared_task(*args: Any, **kwargs: Any) -> Any:
     """Make a task of a function for every application: `@shared_task`, with options or without.
 

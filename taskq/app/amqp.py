@@ -7,6 +7,7 @@ belongs to the broker's transport.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
 from functools import partial
@@ -23,7 +24,7 @@ from taskq.app import connections
 from taskq.app import routes as routing
 from taskq.app.announcing import announce_publish, announce_published
 from taskq.app.deadline import TimedConnection
-from taskq.app.encoding import check_compression, not_installed, utf8dict
+from taskq.app.encoding import check_compression, explain_unwritable, not_installed, utf8dict
 from taskq.app.old_protocol import OldProtocol
 from taskq.app.pipeline import Pipeline
 from taskq.app.queues import QUEUE_FORMAT, AutoExchange, Queues, queue_arguments
@@ -289,6 +290,8 @@ class AMQP(OldProtocol):
             )
         except SerializerNotInstalled as exc:
             raise SerializerNotInstalled(not_installed("serializer", serializer)) from exc
+        except struct.error as exc:
+            raise explain_unwritable(options, exc) from exc
         except broker_errors(producer) as exc:
             raise_cannot_send(producer, exc)
         finally:

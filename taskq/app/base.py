@@ -31,6 +31,7 @@ from taskq._state import (
 from taskq.app.collaborators import Collaborators
 from taskq.app.configuration import Configuration, PendingConfiguration
 from taskq.app.connections import Connections
+from taskq.app.defaults import NAMES
 from taskq.app.description import appstr, bugreport
 from taskq.app.encoding import register_pickle, register_zstd
 from taskq.app.periodic import PeriodicTasks
@@ -98,7 +99,7 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
     main: str | None = None
     Pickler = AppPickler
     #: classes or names of integrations every application is given
-    builtin_fixups: ClassVar[set[str]] = set()
+    builtin_fixups: ClassVar[set[str]] = {NAMES["django"]}
     #: settings of this kind of application, between the defaults and the user's
     default_settings: ClassVar[Mapping[str, Any]] = {
         "broker_url": "sqlite:///taskq.db",
@@ -165,11 +166,16 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
         self._pending_periodic_tasks = []
         self.on_after_configure.connect(self._add_pending_periodic_tasks)
         self.fixups = set(self.builtin_fixups) if fixups is None else set(fixups)
-        self._fixups = [symbol_by_name(fixup)(self) for fixup in self.fixups]
+        self._fixups = [symbol_by_name(fixup)(self) for fixup in self._wanted_fixups()]
         if set_as_current:
             self.set_current()
         _register_app(self)
         self.on_init()
+
+    def _wanted_fixups(self) -> list[Any]:
+        # Where there is no Django project, not even a module of its fixup is looked for.
+        is_django = bool(os.environ.get("DJANGO_SETTINGS_MODULE"))
+        return [fixup for fixup in self.fixups if is_django or fixup != NAMES["django"]]
 
     def on_init(self) -> None:
         """Called at the end of construction; for subclasses."""

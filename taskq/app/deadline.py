@@ -20,6 +20,8 @@ __all__ = ("TimedConnection",)
 
 #: Transports whose sockets take their limits from the transport options.
 _REDIS = "redis"
+#: Where transports say which of their errors a new connection may mend.
+_SAID = "recoverable_connection_errors"
 
 
 class TimedConnection(kombu.Connection):
@@ -62,6 +64,10 @@ class TimedConnection(kombu.Connection):
     ) -> Callable[..., Any]:
         """kombu's loop, whose first attempt has failed with `exc`; it ends at the deadline."""
         failed: list[BaseException] = [exc]
+        transport = self.transport
+        if policy.get("max_retries") is not None and not hasattr(transport, _SAID):
+            # Of transports that do not say it kombu repeats anything, but only once.
+            setattr(transport, _SAID, self.recoverable_connection_errors)
 
         def attempt(*args: Any, **kwargs: Any) -> Any:
             try:

@@ -15,7 +15,14 @@ from taskq.exceptions import UnknownCompression
 from taskq.utils.serialization import pickle_dumps, pickle_loads
 from taskq.utils.text import closest
 
-__all__ = ("check_compression", "not_installed", "register_pickle", "register_zstd", "utf8dict")
+__all__ = (
+    "check_compression",
+    "explain_unwritable",
+    "not_installed",
+    "register_pickle",
+    "register_zstd",
+    "utf8dict",
+)
 
 #: Serialisers and compressions that come with an extra: name -> extra.
 _EXTRAS = {
@@ -46,6 +53,14 @@ def not_installed(what: str, name: str | None) -> str:
     near = closest(str(name), known)
     hint = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
     return f"No encoder installed for {name}: {what} {name!r} is not known here; {hint}"
+
+
+def explain_unwritable(properties: Mapping[str, Any], exc: Exception) -> Exception:
+    """What to raise for properties that AMQP has no bytes for; `exc` when nothing is known."""
+    priority = properties.get("priority")
+    if priority is None or (isinstance(priority, int) and 0 <= priority <= 255):
+        return exc
+    return ValueError(f"priority must be a whole number from 0 to 255, not {priority!r:.80}")
 
 
 def register_pickle() -> None:

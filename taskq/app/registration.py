@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from threading import RLock
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
     Literal,
-    NoReturn,
     ParamSpec,
     TypeVar,
     cast,
@@ -27,8 +26,9 @@ from kombu.utils.functional import maybe_list
 from vine import starpromise
 
 from taskq._state import _announce_app_finalized, connect_on_app_finalize
+from taskq.app.models import Models
 from taskq.app.retry import add_autoretry_behaviour
-from taskq.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
+from taskq.exceptions import DuplicateTaskNameWarning
 from taskq.signals import import_modules
 from taskq.utils.functional import head_from_fun
 from taskq.utils.imports import gen_task_name, symbol_by_name
@@ -36,6 +36,7 @@ from taskq.utils.proxy import PromiseProxy, maybe_evaluate
 from taskq.utils.signalling import Signal
 
 if TYPE_CHECKING:
+    from taskq.app.decorators import AsyncTask, BoundDecorator, Decorator
     from taskq.app.registry import TaskRegistry
     from taskq.app.task import Task as TaskOf
 
@@ -90,20 +91,34 @@ class Registration:
 
     @overload
     def task(
+        self,
+        fun: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+        /,
+        *,
+        bind: Literal[True],
+        **opts: Any,
+    ) -> AsyncTask[P, R]: ...
+    @overload
+    def task(
         self, fun: Callable[Concatenate[Any, P], R], /, *, bind: Literal[True], **opts: Any
     ) -> TaskOf[P, R]: ...
+    @overload
+    def task(
+        self,
+        fun: Callable[P, Coroutine[Any, Any, R]],
+        /,
+        *,
+        bind: Literal[False] = ...,
+        **opts: Any,
+    ) -> AsyncTask[P, R]: ...
     @overload
     def task(
         self, fun: Callable[P, R], /, *, bind: Literal[False] = ..., **opts: Any
     ) -> TaskOf[P, R]: ...
     @overload
-    def task(
-        self, /, *, bind: Literal[True], **opts: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], TaskOf[P, R]]: ...
+    def task(self, /, *, bind: Literal[True], **opts: Any) -> BoundDecorator: ...
     @overload
-    def task(
-        self, /, *, bind: Literal[False] = ..., **opts: Any
-    ) -> Callable[[Callable[P, R]], TaskOf[P, R]]: ...
+    def task(self, /, *, bind: Literal[False] = ..., **opts: Any) -> Decorator: ...
     def task(self, /, *args: Any, **opts: Any) -> Any:
         """Make a task of a function: `@app.task`, or `@app.task(name=..., bind=True, ...)`.
 
@@ -115,10 +130,13 @@ class Registration:
             base: class of the task.
             shared: also a task of every other application of the process, by default.
             lazy: False makes the task at once.
+            pydantic: arguments annotated with a pydantic model are validated, a returned one is
+                dumped; with pydantic_strict, pydantic_context and pydantic_dump_kwargs.
             opts: become attributes of the task.
 
         Raises:
             TypeError: what is decorated is not a callable.
+            ImproperlyConfigured: pydantic is not installed; when the task is made.
         """
         if len(args) == 1:
             if not callable(args[0]):
@@ -180,10 +198,13 @@ class Registration:
             existing = self._tasks[name]
             self._warn_of_duplicate(name, existing, fun, FIRST_STAYS)
             return existing
-        if pydantic:
-            _refuse_pydantic(name)
         base = base or self.Task
-        run = fun if bind else staticmethod(fun)
+        models, body = None, fun
+        if pydantic:
+            context = {**(pydantic_context or {}), "celery_app": self, "celery_task_name": name}
+            models = Models(fun, bind, name, pydantic_strict, context, pydantic_dump_kwargs)
+            body = models.wrap()
+        run = body if bind else staticmethod(body)
         attributes = {
             "app": self,
             "_app": self,
@@ -194,7 +215,9 @@ class Registration:
             "__doc__": getattr(fun, "__doc__", None),
             "__module__": getattr(fun, "__module__", None),
             "__annotations__": getattr(fun, "__annotations__", {}),
-            "__header__": self.type_checker(fun, bound=bind),
+            # With models the worker checks, as in Celery.
+            "__header__": None if models else self.type_checker(fun, bound=bind),
+            "_models": models,
             "__wrapped__": run,
             **options,
         }
@@ -328,17 +351,3 @@ def _place_of(task: Any) -> str:
     if not hasattr(fun, "__qualname__"):
         fun = type(fun)
     return f"{fun.__module__}.{fun.__qualname__}"
-
-
-def _refuse_pydantic(name: str) -> NoReturn:
-    try:
-        import pydantic  # noqa: F401  # asked for only to tell which of the two is missing
-    except ImportError as exc:
-        raise ImproperlyConfigured(
-            f"task {name!r} asks for pydantic=True, but pydantic is not installed:"
-            ' pip install "taskq[pydantic]"'
-        ) from exc
-    raise ImproperlyConfigured(
-        f"task {name!r} asks for pydantic=True, which this version of taskq cannot do:"
-        " validate in the task with Model.model_validate()"
-    )

@@ -7,9 +7,11 @@ that asks for it; that run then ends with `Retry` (app/outcome.py says what foll
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import wraps
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from taskq.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
@@ -216,10 +218,10 @@ def add_autoretry_behaviour(task: Any, **options: Any) -> None:
     jitter = option("retry_jitter", True)
     original = task.run
 
-    @wraps(original)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    @contextmanager
+    def retrying() -> Iterator[None]:
         try:
-            return original(*args, **kwargs)
+            yield
         except (Ignore, Retry):
             raise
         except dont_autoretry_for:
@@ -237,5 +239,15 @@ def add_autoretry_behaviour(task: Any, **options: Any) -> None:
             if limit is not None:
                 arguments["max_retries"] = limit
             raise task.retry(exc=exc, **arguments)
+
+    @wraps(original)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with retrying():
+            returned = original(*args, **kwargs)
+        return run_on(returned) if type(returned) is CoroutineType else returned
+
+    async def run_on(coroutine: Any) -> Any:
+        with retrying():
+            return await coroutine
 
     task._orig_run, task.run = original, run

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast
 
 from kombu.exceptions import OperationalError
@@ -21,6 +22,7 @@ from kombu.utils.uuid import uuid
 
 from taskq._state import get_current_app, pop_current_task, push_current_task
 from taskq.app.annotations import resolve_all
+from taskq.app.coroutines import Awaitable
 from taskq.app.eager import Eager
 from taskq.app.pipeline import BATCH
 from taskq.app.registry import _unpickle_task_v2
@@ -34,6 +36,7 @@ from taskq.utils.threads import LocalStack
 
 if TYPE_CHECKING:
     from taskq.app.base import App
+    from taskq.app.models import Models
     from taskq.canvas import Signature
     from taskq.result import AsyncResult
 
@@ -76,7 +79,7 @@ class _BindOnFirstUse:
         return app
 
 
-class Task(Retrying, Eager, Generic[P, R]):
+class Task(Retrying, Eager, Awaitable[P, R], Generic[P, R]):
     """A function that can be called here, or by message in a worker.
 
     Made by `@app.task`; subclass it for shared behaviour (`@app.task(base=...)`) or define `run`
@@ -88,6 +91,8 @@ class Task(Retrying, Eager, Generic[P, R]):
     __bound__: ClassVar[bool] = False
     #: checks arguments against the function's signature: `__header__(*args, **kwargs)`
     __header__: Any = None
+    #: what `pydantic=True` found in the function's annotations
+    _models: ClassVar[Models | None] = None
 
     MaxRetriesExceededError = MaxRetriesExceededError
     OperationalError = OperationalError
@@ -213,6 +218,8 @@ class Task(Retrying, Eager, Generic[P, R]):
             self.__header__(*(args or ()), **(kwargs or {}))
         if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
             raise ValueError("soft_time_limit must be less than or equal to time_limit")
+        if self._models is not None and (options.get("serializer") or self.serializer) != "pickle":
+            args, kwargs = self._models.as_arguments(args, kwargs)
         app = self.app
         if app.conf.task_always_eager:
             return self._apply_eagerly(args, kwargs, task_id, link, link_error, options)
@@ -238,15 +245,15 @@ class Task(Retrying, Eager, Generic[P, R]):
         return result
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the body here and now; nothing is sent."""
+        """Run the body here and now; nothing is sent. An `async def` task gives its coroutine."""
         push_current_task(self)
         self.push_request(args=args, kwargs=kwargs)
         try:
             result: R = self.run(*args, **kwargs)
-            return result
         finally:
             self.pop_request()
             pop_current_task()
+        return self._run_on(result, args, kwargs) if type(result) is CoroutineType else result
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The body, run by workers; defined by subclasses and by the decorator."""
@@ -300,19 +307,9 @@ class Task(Retrying, Eager, Generic[P, R]):
 
     subtask = signature
 
-    def subtask_from_request(
-        self,
-        request: Context | None = None,
-        args: Any = None,
-        kwargs: Any = None,
-        queue: str | None = None,
-        **extra_options: Any,
-    ) -> Signature:
+    def subtask_from_request(self, *args: Any, **kwargs: Any) -> Signature:
         """Old name of `signature_from_request`."""
-        again: Signature = self.signature_from_request(
-            request, args, kwargs, queue, **extra_options
-        )
-        return again
+        return self.signature_from_request(*args, **kwargs)
 
     # -- results and state
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from threading import get_ident
+from types import CoroutineType
 from typing import Any
 
 from kombu.exceptions import EncodeError, OperationalError
@@ -30,6 +31,7 @@ from kombu.serialization import prepare_accept_content
 from taskq import signals
 from taskq._state import _join_will_block, _task_stack, current_app
 from taskq.app import outcome
+from taskq.app.coroutines import run_coroutine
 from taskq.app.loader import BaseLoader
 from taskq.app.outcome import (
     LOG_FAILURE,
@@ -177,6 +179,8 @@ class Tracer:
                     if self.before_start is not None:
                         self.before_start(uuid, args, kwargs)
                     retval = self.body(*args, **kwargs)
+                    if type(retval) is CoroutineType:
+                        retval = run_coroutine(retval)
                 except Exception as exc:  # the tracer's edge: the body's own errors are endings
                     state, retval, ended = self.settle_error(context, exc)
                 else:

@@ -24,7 +24,8 @@ from amqp.exceptions import AMQPError, MessageNacked, RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from taskq.exceptions import BatchPublishError
-from taskq.transports.amqp_frames import as_frames
+from taskq.transports.amqp_consuming import Inbox, Receiving, Settling
+from taskq.transports.amqp_frames import as_frames, known_entries
 
 __all__ = ("Channel", "Connection", "SSLTransport", "Transport")
 
@@ -42,10 +43,12 @@ BLOCKED = "the broker takes no messages now, since it is low on memory or disk s
 GONE = "the connection to the broker is closed"
 
 
-class _Wire(amqp_transport._AbstractTransport):
+class _Wire(Inbox, amqp_transport._AbstractTransport):
     """What both kinds of socket below have in common: one writer at a time, and a deadline."""
 
     connection: Connection
+    #: Flags with which the socket is read as far as it goes; 0 where that does not work.
+    without_waiting = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.writing = threading.Lock()
@@ -77,6 +80,8 @@ class _Wire(amqp_transport._AbstractTransport):
 
 
 class _Socket(_Wire, amqp_transport.TCPTransport):
+    without_waiting = _AT_ONCE
+
     def send_at_once(self, data: Any) -> int:
         if not _AT_ONCE or self.sock is None:
             return 0
@@ -90,7 +95,7 @@ class _Socket(_Wire, amqp_transport.TCPTransport):
         return sent
 
     def has_input(self) -> bool:
-        if not _AT_ONCE or self._read_buffer:
+        if not _AT_ONCE or self._read_buffer or self.inbox:
             return True
         try:
             self.sock.recv(1, socket.MSG_PEEK | _AT_ONCE)
@@ -103,7 +108,7 @@ class _SecureSocket(_Wire, amqp_transport.SSLTransport):
     pass
 
 
-class Channel(pyamqp.Channel):
+class Channel(Settling):
     """A channel that knows which of its messages the broker has confirmed."""
 
     connection: Connection
@@ -115,6 +120,7 @@ class Channel(pyamqp.Channel):
         #: Ids the broker has refused to take.
         self.refused: list[Any] = []
         self._published = 0
+        self._known = known_entries()
         super().__init__(*args, **kwargs)
         # py-amqp puts its own in the way where messages are to be confirmed.
         self.__dict__.pop("basic_publish", None)
@@ -154,8 +160,10 @@ class Channel(pyamqp.Channel):
         """The bytes that publish a message here."""
         if self.connection is None:
             raise RecoverableConnectionError(GONE)
-        largest = self.connection.frame_max
-        return as_frames(self.channel_id, msg, exchange, routing_key, mandatory, immediate, largest)
+        return as_frames(
+            self.channel_id, msg, exchange, routing_key, mandatory, immediate,
+            self.connection.frame_max, self._known,
+        )  # fmt: skip
 
     def check_alive(self) -> None:
         """Read what the broker has said; raise its error. Nothing of a message is sent yet."""
@@ -288,7 +296,7 @@ class PublishBatch:
         self.discard()
 
 
-class Connection(pyamqp.Connection):
+class Connection(Receiving, pyamqp.Connection):
     """One connection to RabbitMQ, whose waits have an end when its client has a deadline."""
 
     Channel = Channel
@@ -416,6 +424,14 @@ class Transport(pyamqp.Transport):
     Connection = Connection
 
     implements = pyamqp.Transport.implements.extend(batch_publish=True)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Let a kombu Hub drive a connection."""
+        connection.join(loop)
+
+    def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
+        """Drive it by drain_events again."""
+        connection.leave()
 
 
 class SSLTransport(Transport, pyamqp.SSLTransport):

@@ -12,29 +12,37 @@ from typing import Any
 
 from amqp.serialization import dumps
 
-__all__ = ("as_frames",)
+__all__ = ("Known", "as_frames", "known_entries")
+
+#: The headers last written, by name: as objects, and as bytes.
+Known = tuple[dict[Any, Any], dict[Any, bytes]]
 
 _FRAME_END = b"\xce"
 _LARGEST_INT = 2147483647
 
+#: What cannot change while it stays the same object.
+_ATOMS = frozenset((str, int, float, bool, type(None)))
+_MOST_KNOWN = 128
+
 _frame = Struct(">BHI").pack
 _publish = Struct(">HHH").pack
 _content = Struct(">HHQ").pack
+_octet = Struct("B").pack
 _long = Struct(">I").pack
 _text_head = Struct(">cI").pack
 _int = Struct(">ci").pack
 _big_int = Struct(">cq").pack
 _float = Struct(">cd").pack
 
-#: (name, flag, how it is written): text, table, octet or a 64-bit number.
+#: (name, flag, how it is written): text (of a few: n), table, octet or a 64-bit number.
 _PROPERTIES = (
-    ("content_type", 0x8000, "s"),
-    ("content_encoding", 0x4000, "s"),
+    ("content_type", 0x8000, "n"),
+    ("content_encoding", 0x4000, "n"),
     ("application_headers", 0x2000, "F"),
     ("delivery_mode", 0x1000, "o"),
     ("priority", 0x0800, "o"),
     ("correlation_id", 0x0400, "s"),
-    ("reply_to", 0x0200, "s"),
+    ("reply_to", 0x0200, "n"),
     ("expiration", 0x0100, "s"),
     ("message_id", 0x0080, "s"),
     ("timestamp", 0x0040, "L"),
@@ -45,6 +53,11 @@ _PROPERTIES = (
 )
 
 
+def known_entries() -> Known:
+    """Nothing written yet."""
+    return {}, {}
+
+
 def as_frames(
     channel: int,
     message: Any,
@@ -53,15 +66,19 @@ def as_frames(
     mandatory: bool,
     immediate: bool,
     frame_max: int,
+    known: Known,
 ) -> bytes:
-    """A message as method, header and body frames; a large body is cut to the frame size."""
+    """A message as method, header and body frames; a large body is cut to the frame size.
+
+    `known` is what `known_entries()` gave, the same for messages that resemble each other.
+    """
     body = message.body
     if isinstance(body, str):
         encoding = message.properties.setdefault("content_encoding", "utf-8")
         body = body.encode(encoding)
     flags = bytes((bool(mandatory) | bool(immediate) << 1,))
     method = _publish(60, 40, 0) + _short(exchange or "") + _short(routing_key or "") + flags
-    header = _content(60, 0, len(body)) + _properties(message)
+    header = _content(60, 0, len(body)) + _properties(message, known)
     parts = [
         _frame(1, channel, len(method)), method, _FRAME_END,
         _frame(2, channel, len(header)), header, _FRAME_END,
@@ -84,7 +101,7 @@ def _text(text: str) -> bytes:
     return bytes((len(data),)) + data
 
 
-def _properties(message: Any) -> bytes:
+def _properties(message: Any, known: Known) -> bytes:
     properties = message.properties
     flags = 0
     parts = [b""]
@@ -93,30 +110,53 @@ def _properties(message: Any) -> bytes:
         if value is None:
             continue
         flags |= flag
-        if kind == "s" and type(value) is str:
+        if kind == "n" and type(value) is str:
+            parts.append(_short(value))
+        elif kind == "o" and type(value) is int:
+            parts.append(_octet(value))
+        elif kind == "s" and type(value) is str:
             parts.append(_text(value))
         elif kind == "F" and value:
-            parts.append(_table(value))
+            parts.append(_headers(value, known))
         else:
-            parts.append(dumps(kind, (value,)))
+            parts.append(dumps(kind.replace("n", "s"), (value,)))
     parts[0] = flags.to_bytes(2, "big")
     return b"".join(parts)
 
 
-def _table(table: dict[Any, Any]) -> bytes:
-    parts = [b""]
-    for key, value in table.items():
-        parts.append(_short(key) if type(key) is str else bytes((len(key),)) + key)
-        kind = type(value)
-        if kind is str:
-            data = value.encode("utf-8", "surrogatepass")
-            parts += (_text_head(b"S", len(data)), data)
-        elif value is None:
-            parts.append(b"V")
-        else:
-            parts.append(_value(key, value, kind))
+def _headers(headers: dict[Any, Any], known: Known) -> bytes:
+    values, entries = known
+    parts = []
+    for key, value in headers.items():
+        # Most headers are, as objects, those of the message before.
+        if values.get(key, known) is value:
+            parts.append(entries[key])
+            continue
+        entry = _entry(key, value)
+        if type(value) in _ATOMS:
+            if len(values) >= _MOST_KNOWN:
+                values.clear()
+                entries.clear()
+            values[key] = value
+            entries[key] = entry
+        parts.append(entry)
     data = b"".join(parts)
     return _long(len(data)) + data
+
+
+def _table(table: dict[Any, Any]) -> bytes:
+    data = b"".join([_entry(key, value) for key, value in table.items()])
+    return _long(len(data)) + data
+
+
+def _entry(key: Any, value: Any) -> bytes:
+    name = _short(key) if type(key) is str else bytes((len(key),)) + key
+    if type(value) is str:
+        data = value.encode("utf-8", "surrogatepass")
+        return name + _text_head(b"S", len(data)) + data
+    if value is None:
+        return name + b"V"
+    return name + _value(key, value, type(value))
 
 
 def _value(key: Any, value: Any, kind: type) -> bytes:
@@ -129,7 +169,7 @@ def _value(key: Any, value: Any, kind: type) -> bytes:
     if kind is float:
         return _float(b"d", value)
     if kind is dict:
-        return b"F" + _table(value)
+        return b"F" + _table(value) if value else b"F\0\0\0\0"
     if kind is list or kind is tuple:
         data = b"".join([_item(item) for item in value])
         return b"A" + _long(len(data)) + data

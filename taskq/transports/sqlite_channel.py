@@ -293,15 +293,22 @@ class Channel(DeclaringChannel):
 
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> None:
         """Drop a message, or put it back at the end of its queue, marked redelivered."""
-        if not requeue:
+        if requeue:
+            self._give_back(delivery_tag, store.requeue)
+        else:
             self.basic_ack(delivery_tag)
-            return
+
+    def basic_delay(self, delivery_tag: Any, seconds: float) -> None:
+        """Put a message back for nobody to have within that time; it is not marked redelivered."""
+        self._give_back(delivery_tag, store.delay, time.time() + seconds)
+
+    def _give_back(self, delivery_tag: Any, move: Callable[..., Any], *arguments: Any) -> None:
         taken = self.held.pop(delivery_tag, None)
         if taken is None:
             return
         database = self.connection.database
         try:
-            bells = database.write(store.requeue, *taken)
+            bells = database.write(move, *taken, *arguments)
         except DatabaseError:
             self.held[delivery_tag] = taken
             raise

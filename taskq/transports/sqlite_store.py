@@ -279,6 +279,19 @@ def requeue(connection: sqlite3.Connection, id: int, session: int) -> Bells | No
     return find_bells(connection, (row[0],))
 
 
+def delay(connection: sqlite3.Connection, id: int, session: int, due: float) -> Bells | None:
+    """Put a message back for nobody to have before `due`; None when it was no longer ours."""
+    row = connection.execute(
+        "SELECT queue, ?, id, rank FROM taskq_claimed WHERE id = ? AND session = ?",
+        (due, id, session),
+    ).fetchone()
+    if row is None:
+        return None
+    connection.execute("INSERT INTO taskq_delayed VALUES (?, ?, ?, ?)", row)
+    connection.execute(_DELETE_CLAIMED, (id, session))
+    return find_bells(connection, (row[0],))
+
+
 def count(connection: sqlite3.Connection, queue: int) -> tuple[int, int]:
     """Give the number of messages waiting in a queue (delayed ones too) and of its consumers."""
     row = connection.execute(

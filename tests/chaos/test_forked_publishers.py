@@ -10,6 +10,7 @@ from typing import Any
 import billiard
 import pytest
 from contract.chaos import Chaos
+from patience import PATIENCE_S
 
 pytestmark = [
     pytest.mark.skipif(
@@ -41,7 +42,7 @@ def test_parent_and_children_publish_at_once(tmp_path: Path, start_process: Any)
         publish_and_store(chaos, 5, 5)
         busy.join()
         for child in children:
-            child.join(30)
+            child.join(PATIENCE_S)
         assert [child.exitcode for child in children] == [0] * 6
         expected = {*range(10), *range(1000, 1300)}
         expected |= {2000 + 100 * n + m for n in range(6) for m in range(40)}
@@ -49,6 +50,6 @@ def test_parent_and_children_publish_at_once(tmp_path: Path, start_process: Any)
         stored = chaos.app.backend.mget([f"celery-task-meta-stored-{n}" for n in expected])
         assert len(stored) == len(expected)
         worker = chaos.start()
-        chaos.wait_until(lambda: chaos.count_rows()["message"] == 0, 30, "an empty queue")
+        chaos.wait_until(lambda: chaos.count_rows()["message"] == 0, "an empty queue")
         chaos.end(worker)
         assert chaos.count_runs() == dict.fromkeys(expected, 1)

@@ -1,4 +1,4 @@
-"""Workers as processes on the embedded broker, to be killed, stopped and started again.
+"""Workers as processes, embedded broker or another, to be killed, stopped and started again.
 
 Each run of a task of `chaosapp` leaves a line in runs.log when it starts, as one write, so that
 what a killed worker did is known to the last task.
@@ -6,26 +6,28 @@ what a killed worker did is known to the last task.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from patience import PATIENCE_S, wait_until
+
 from taskq import App
 
-MODULE = '''
-import os, time
+MODULE = """
+import json, os, time
 from taskq import App
 
-app = App("chaos", broker="sqlite:///chaos.db", backend="sqlite:///chaos.db")
+app = App("chaos", broker=os.environ["BROKER"], backend="sqlite:///chaos.db")
 app.conf.update(
-    broker_transport_options={"lease": float(os.environ.get("LEASE", 2))},
+    broker_transport_options=json.loads(os.environ["OPTIONS"]),
     worker_prefetch_multiplier=8,
 )
 
@@ -46,7 +48,7 @@ def early(n, seconds=0):
 @app.task(acks_late=True, name="chaos.late")
 def late(n, seconds=0):
     return run(n, seconds)
-'''
+"""
 
 
 class Run(NamedTuple):
@@ -60,13 +62,19 @@ class Run(NamedTuple):
 class Chaos:
     """A folder with an application, its file, its workers and what they ran."""
 
-    def __init__(self, folder: Path, lease: float = 2.0) -> None:
+    def __init__(self, folder: Path, lease: float = 2.0, broker: str = "", **options: Any) -> None:
+        """`broker` is the URL of another one; `options` are further ones of its transport."""
         self.folder = folder
         self.lease = lease
         self.path = folder / "chaos.db"
         (folder / "chaosapp.py").write_text(MODULE)
         url = f"sqlite:///{self.path}"
-        self.app = App("chaos-client", broker=url, backend=url, set_as_current=False)
+        self.environment = {
+            "PYTHONPATH": str(folder),
+            "BROKER": broker or url,
+            "OPTIONS": json.dumps({"lease": lease, **options}),
+        }
+        self.app = App("chaos-client", broker=broker or url, backend=url, set_as_current=False)
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Chaos:
@@ -90,7 +98,7 @@ class Chaos:
             process = subprocess.Popen(
                 [sys.executable, *(["-c", code] if code else worker), *arguments],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(self.folder), "LEASE": str(self.lease)},
+                env={**os.environ, **self.environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -104,14 +112,14 @@ class Chaos:
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """Ask a worker to stop warmly and see that it does."""
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == 0, self.read_logs()
+        assert process.wait(timeout=PATIENCE_S) == 0, self.read_logs()
 
-    def wait_until(self, true: Callable[[], Any], seconds: float, what: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, f"timed out: {what}\n{self.read_logs()}"
+    def wait_until(self, true: Callable[[], Any], what: str, seconds: float = PATIENCE_S) -> None:
+        def look() -> Any:
             self.check_alive()
-            time.sleep(0.005)
+            return true()
+
+        wait_until(look, what, seconds, self.read_logs)
 
     def check_alive(self) -> None:
         for process in self.processes:

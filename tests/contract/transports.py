@@ -15,16 +15,25 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu import Consumer, Exchange, Producer, Queue
 from kombu.asynchronous import Hub
 from kombu.exceptions import ChannelError
+from patience import PATIENCE_S
+
+from taskq.app.connections import Connection
 
 
 class Broker:
     """A test's way to a broker: connections that are closed at its end, and a way to wait."""
 
-    def __init__(self, url: str, options: dict[str, Any], with_hub: bool) -> None:
-        self.url, self.options, self.with_hub = url, options, with_hub
+    def __init__(
+        self,
+        url: str,
+        options: dict[str, Any],
+        with_hub: bool,
+        lacks: frozenset[str] = frozenset(),
+    ) -> None:
+        self.url, self.options, self.with_hub, self.lacks = url, options, with_hub, lacks
         self._connections: list[Connection] = []
         self._hubs: dict[int, Hub] = {}
         self.prefix = uuid4().hex[:8]
@@ -47,28 +56,43 @@ class Broker:
         queue.declare()
         return queue
 
-    def run(self, connection: Connection, until: Callable[[], Any], seconds: float = 10.0) -> bool:
+    def count(self, queue: Queue) -> int:
+        """How many messages wait in a declared queue; some brokers know no empty one."""
+        try:
+            return int(queue.queue_declare(passive=True).message_count)
+        except ChannelError:
+            if "empty_queues" not in self.lacks:
+                raise
+            return 0
+
+    def run(
+        self, connection: Connection, until: Callable[[], Any], seconds: float = PATIENCE_S
+    ) -> bool:
         """Deliver what comes until the condition holds; says whether it does in time."""
         deadline = time.monotonic() + seconds
         while not until():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= deadline:
                 return False
-            if self.with_hub:
-                hub = self._hub(connection)
-                timer = hub.call_later(min(left, 0.02), lambda: None)
-                hub.run_once()
-                timer.cancel()
-            else:
-                try:
-                    connection.drain_events(timeout=min(left, 0.02))
-                except TimeoutError:
-                    pass
+            self.turn(connection)
         return True
+
+    def turn(self, connection: Connection) -> None:
+        """Let a loop come round once, or wait for one message."""
+        if self.with_hub:
+            hub = self._hub(connection)
+            timer = hub.call_later(0.02, lambda: None)
+            hub.run_once()
+            timer.cancel()
+        else:
+            try:
+                connection.drain_events(timeout=0.02)
+            except TimeoutError:
+                pass
 
     def settle(self, connection: Connection) -> None:
         """Let a loop send what it has collected."""
-        self.run(connection, lambda: False, 0.02)
+        for _ in range(3):
+            self.turn(connection)
 
     def _hub(self, connection: Connection) -> Hub:
         hub = self._hubs.get(id(connection))
@@ -103,14 +127,14 @@ class Inbox:
         )
         self.consumer.consume()
 
-    def wait(self, count: int, seconds: float = 10.0) -> list[Any]:
+    def wait(self, count: int, seconds: float = PATIENCE_S) -> list[Any]:
         self.broker.run(self.connection, lambda: len(self.messages) >= count, seconds)
         assert len(self.messages) == count
         return self.messages
 
     def wait_long(self) -> list[Any]:
         """What is there after a while in which more could have come."""
-        self.broker.run(self.connection, lambda: False, 0.04)
+        self.broker.settle(self.connection)
         return self.messages
 
     def payloads(self) -> list[Any]:
@@ -129,7 +153,8 @@ class TransportContract:
     """The tests; pytest collects the adapters' subclasses."""
 
     #: Of: hub, restore, ack_multiple, priority, eta, ttl, auto_delete, conditional_delete, shared,
-    #: batch.
+    #: batch, empty_queues (only a queue with messages can be seen), fanout_queues (a fanout
+    #: exchange reaches consumers, and no queue keeps it).
     LACKS: frozenset[str] = frozenset()
     OPTIONS: dict[str, Any] = {}
 
@@ -139,7 +164,7 @@ class TransportContract:
 
     @pytest.fixture
     def broker(self, url: str, loop: str) -> Iterator[Broker]:
-        broker = Broker(url, self.OPTIONS, loop == "hub")
+        broker = Broker(url, self.OPTIONS, loop == "hub", self.LACKS)
         yield broker
         broker.close_all()
 
@@ -216,11 +241,8 @@ class TransportContract:
 
     def test_draining_an_empty_queue_times_out(self, broker: Broker, channel: Any) -> None:
         queue = broker.declare(channel)
-        with channel.Consumer([queue], on_message=print):
-            start = time.monotonic()
-            with pytest.raises(socket.timeout):
-                channel.connection.client.drain_events(timeout=0.05)
-            assert 0.04 < time.monotonic() - start < 3
+        with channel.Consumer([queue], on_message=print), pytest.raises(socket.timeout):
+            channel.connection.client.drain_events(timeout=0.05)
 
     # -- settling
 
@@ -232,7 +254,7 @@ class TransportContract:
         inbox.ack()
         inbox.close()
         assert Inbox(broker, queue).wait_long() == []
-        assert queue(producer.channel).queue_declare(passive=True).message_count == 0
+        assert broker.count(queue(producer.channel)) == 0
 
     def test_ack_multiple_settles_all_up_to_it(self, broker: Broker, producer: Producer) -> None:
         self.needs("ack_multiple")
@@ -380,13 +402,15 @@ class TransportContract:
         key: str,
         expected: list[int],
     ) -> None:
+        if kind == "fanout":
+            self.needs("fanout_queues")
         exchange = self.exchange(broker, kind)
         queues = [
             broker.declare(producer.channel, f"q{number}", exchange=exchange, routing_key=binding)
             for number, binding in enumerate(bindings)
         ]
         producer.publish({}, exchange=exchange, routing_key=key)
-        counts = [queue.queue_declare(passive=True).message_count for queue in queues]
+        counts = [broker.count(queue) for queue in queues]
         assert counts == [int(number in expected) for number in range(len(queues))]
 
     def test_an_unbound_queue_gets_nothing_more(self, broker: Broker, producer: Producer) -> None:
@@ -394,7 +418,7 @@ class TransportContract:
         queue = broker.declare(producer.channel, exchange=exchange, routing_key="k")
         queue.unbind_from(exchange, "k")
         producer.publish({}, exchange=exchange, routing_key="k")
-        assert queue.queue_declare(passive=True).message_count == 0
+        assert broker.count(queue) == 0
 
     def test_other_connections_see_queues_and_bindings(
         self, broker: Broker, producer: Producer
@@ -404,7 +428,7 @@ class TransportContract:
         queue = broker.declare(producer.channel, exchange=exchange, routing_key="a.#")
         other = Producer(broker.connect().channel())
         other.publish({}, exchange=exchange.name, routing_key="a.b")
-        assert queue.queue_declare(passive=True).message_count == 1
+        assert broker.count(queue) == 1
 
     # -- queues
 
@@ -502,17 +526,18 @@ class TransportContract:
         queue = broker.declare(producer.channel)
         inbox = Inbox(broker, queue, prefetch=1)
         now = datetime.now(timezone.utc)
-        eta = now + timedelta(seconds=0.12)
-        self.send(producer, queue, "later", headers={"eta": eta.isoformat()})
-        self.send(producer, queue, "past", headers={"eta": (now - timedelta(1)).isoformat()})
+        for body, eta in (("tomorrow", now + timedelta(1)), ("past", now - timedelta(1))):
+            self.send(producer, queue, body, headers={"eta": eta.isoformat()})
         inbox.wait(1)
         assert inbox.payloads() == ["past"]
         # It occupies no place in the window and is counted with the queue.
-        assert queue.queue_declare(passive=True).message_count == 1
+        assert broker.count(queue) == 1
         inbox.messages[0].ack()
+        soon = datetime.now(timezone.utc) + timedelta(seconds=0.12)
+        self.send(producer, queue, "soon", headers={"eta": soon.isoformat()})
         inbox.wait(2)
-        assert eta <= datetime.now(timezone.utc)
-        assert inbox.payloads()[1] == "later"
+        assert soon <= datetime.now(timezone.utc)
+        assert inbox.payloads()[1] == "soon"
 
     def test_a_batch_is_sent_at_its_end(self, broker: Broker, producer: Producer) -> None:
         self.needs("batch")
@@ -520,7 +545,7 @@ class TransportContract:
         inbox = Inbox(broker, queue)
         with producer.batch() as batch:
             self.send(producer, queue, 1, 2)
-            assert queue.queue_declare(passive=True).message_count == 0
+            assert broker.count(queue) == 0
             batch.flush()
             self.send(producer, queue, 3)
         inbox.wait(3)

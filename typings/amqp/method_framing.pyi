@@ -1,0 +1,4 @@
+from collections.abc import Callable
+from typing import Any
+
+def frame_handler(connection: Any, callback: Callable[..., Any]) -> Callable[..., Any]: ...
