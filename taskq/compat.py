@@ -39,6 +39,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "bin.result": ("bin.messages",),
     "execute": ("app.shortcuts",),
     "fixups": (),
+    "fixups.django": ("contrib.django.fixup",),
     "loaders": ("app.loader",),
     "loaders.app": ("app.loader",),
     "loaders.base": ("app.loader", "app.discovery"),

@@ -17,7 +17,7 @@ VERSION = "celery==5.7.0"
 #: What the checks need beside it.
 MORE = (
     "pytest>=8", "pydantic>=2.12", "redis>=6.1", "cryptography>=42", "msgpack", "PyYAML", "brotli",
-    "ephem>=4.1",
+    "ephem>=4.1", "Django",
 )  # fmt: skip
 FOLDER = Path(__file__).resolve().parents[2] / ".venv-compat"
 
@@ -50,7 +50,7 @@ def celery_python() -> str:
 def _has_celery(python: str) -> bool:
     wanted = VERSION.partition("==")[2]
     code = (
-        "import celery, brotli, cryptography, msgpack, pydantic, pytest, redis, yaml;"
+        "import celery, brotli, cryptography, django, msgpack, pydantic, pytest, redis, yaml;"
         f"raise SystemExit(celery.__version__ != {wanted!r})"
     )
     return Path(python).exists() and _run([python, "-c", code]) is None

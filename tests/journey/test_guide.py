@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
@@ -61,8 +62,10 @@ def worker(folder: Path, env: dict[str, str]) -> Iterator[None]:
         )  # fmt: skip
     try:
         yield
+        # It may have had nothing to do: before it is ready a signal ends it at once.
+        wait_until(lambda: " ready." in log.read_text(), "ready", report=log.read_text)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0, log.read_text()
+        assert process.wait(timeout=PATIENCE_S) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -74,7 +77,9 @@ def test_page_runs(page: Path, tmp_path: Path) -> None:
     for kind, _, text in blocks:
         name = FILE.match(text)
         if kind == "python" and name:
-            (tmp_path / name[1]).write_text(text)
+            file = tmp_path / name[1]
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
     rest = [block for block in blocks if not FILE.match(block[2])]
     (tmp_path / "blocks.json").write_text(json.dumps(rest))
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}

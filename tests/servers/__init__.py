@@ -13,11 +13,12 @@
             proxy.cut_when(lambda way, data: way == "down")    # at this very moment
 
 Fixtures (servers/fixtures.py): `redis_server`, `redis_url`, `private_redis`, `rabbitmq_url`,
-`private_rabbitmq`. Nothing here touches what somebody else has started or stored; any number of
-test runs go on side by side.
+`private_rabbitmq`, `postgres_database`. Nothing here touches what somebody else has started or
+stored; any number of test runs go on side by side.
 """
 
 from servers.certificates import Certificates
+from servers.postgres import PostgresDatabase
 from servers.process import ServerMissing
 from servers.proxy import Proxy
 from servers.rabbitmq import RabbitMQ, Vhost, shared_rabbitmq
@@ -25,6 +26,7 @@ from servers.redis import RedisSentinel, RedisServer
 
 __all__ = (
     "Certificates",
+    "PostgresDatabase",
     "Proxy",
     "RabbitMQ",
     "RedisSentinel",

@@ -9,7 +9,14 @@ from typing import NoReturn
 
 import pytest
 
-from servers import RabbitMQ, RedisServer, ServerMissing, Vhost, shared_rabbitmq
+from servers import (
+    PostgresDatabase,
+    RabbitMQ,
+    RedisServer,
+    ServerMissing,
+    Vhost,
+    shared_rabbitmq,
+)
 
 _databases = itertools.count(1)
 
@@ -88,3 +95,14 @@ def private_rabbitmq(_rabbitmq_node: RabbitMQ) -> RabbitMQ:
     if not _rabbitmq_node.running:
         _rabbitmq_node.start()
     return _rabbitmq_node
+
+
+@pytest.fixture(scope="session")
+def postgres_database() -> Iterator[PostgresDatabase]:
+    """An empty database on PostgreSQL, for the tests of this run."""
+    try:
+        database = PostgresDatabase()
+    except ServerMissing as exc:
+        report_missing(exc)
+    with database:
+        yield database

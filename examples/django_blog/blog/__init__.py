@@ -1,0 +1,1 @@
+"""A blog whose comments are looked at by a spam filter."""

@@ -1,0 +1,1 @@
+"""This package is what taskq adds for other programs: web frameworks, tests."""
