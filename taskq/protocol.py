@@ -300,14 +300,14 @@ def _checked_arguments(
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if args is None:
         args = ()
-    elif not isinstance(args, (list, tuple)):
+    elif not isinstance(args, _PLAIN_CONTAINERS):
         raise TypeError(
             f"task args must be a list or tuple, not {type(args).__name__}: "
             f"for one argument write ({args!r:.40},)"
         )
     if kwargs is None:
         kwargs = {}
-    elif not isinstance(kwargs, Mapping):
+    elif type(kwargs) is not dict and not isinstance(kwargs, Mapping):
         raise TypeError(
             f"task keyword arguments must be a mapping, not {type(kwargs).__name__}"
         )

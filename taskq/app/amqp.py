@@ -25,6 +25,7 @@ from taskq.app import routes as routing
 from taskq.app.announcing import announce_publish, announce_published
 from taskq.app.deadline import TimedConnection
 from taskq.app.encoding import check_compression, explain_unwritable, not_installed, utf8dict
+from taskq.app.native_delay import find_way
 from taskq.app.old_protocol import OldProtocol
 from taskq.app.pipeline import Pipeline
 from taskq.app.queues import QUEUE_FORMAT, AutoExchange, Queues, queue_arguments
@@ -229,6 +230,8 @@ class AMQP(OldProtocol):
             queue, exchange, routing_key, delivery_mode = self._destination(
                 queue, exchange, routing_key, exchange_type, delivery_mode
             )
+            if eta := all_headers.get("eta"):
+                exchange, routing_key = find_way(self, queue, exchange, routing_key, eta)
             if declare is None:
                 declare = _declaration(producer, queue, self.queues)
         if delivery_mode is None:
@@ -246,8 +249,10 @@ class AMQP(OldProtocol):
             declare, policy = announce_publish(
                 name, message, exchange, routing_key, declare, policy
             )
-        answer = self._send(
-            producer, body, bool(retry), policy, serializer or conf.task_serializer,
+        pipeline = producer if isinstance(producer, Pipeline) else None
+        send = partial(self._send, producer) if pipeline is None else pipeline.collect
+        answer = send(
+            body, bool(retry), policy, serializer or conf.task_serializer,
             exchange=exchange, routing_key=routing_key, compression=compression,
             delivery_mode=delivery_mode, declare=declare, headers=all_headers,
             timeout=timeout, confirm_timeout=confirm_timeout, **properties,
@@ -257,8 +262,8 @@ class AMQP(OldProtocol):
                 announce_published, name, message, (queue, exchange, routing_key),
                 event_dispatcher, retry=retry, retry_policy=policy,
             )  # fmt: skip
-            if isinstance(producer, Pipeline):
-                producer.when_sent(announce)
+            if pipeline is not None:
+                pipeline.when_sent(announce)
             else:
                 announce(producer=producer)
         return answer

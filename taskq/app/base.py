@@ -33,7 +33,7 @@ from taskq.app.configuration import Configuration, PendingConfiguration
 from taskq.app.connections import Connections
 from taskq.app.defaults import NAMES
 from taskq.app.description import appstr, bugreport
-from taskq.app.encoding import register_pickle, register_zstd
+from taskq.app.encoding import register_json, register_pickle, register_zstd
 from taskq.app.periodic import PeriodicTasks
 from taskq.app.pickling import AppPickler, _unpickle_app, _unpickle_app_v2
 from taskq.app.pickling import _unpickle_appattr as _unpickle_appattr
@@ -66,6 +66,7 @@ PAST_EXPIRATION = (
 
 
 # Before any application writes or reads a message or a result.
+register_json()
 register_pickle()
 register_zstd()
 
@@ -232,10 +233,11 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
             TypeError: args is no list or tuple, or kwargs no mapping.
             OperationalError: the broker cannot be reached.
         """
-        limits = {"expires": expires, "time_limit": time_limit, "soft_time_limit": soft_time_limit}
         if task_type is None:
             task_type = self._tasks.get(name)
+            limits = [expires, time_limit, soft_time_limit]
             options = _complete(task_type, limits, options)
+            expires, time_limit, soft_time_limit = limits
         conf, amqp = self.conf, self.amqp
         if conf.task_always_eager:
             warnings.warn(AlwaysEagerIgnored(EAGER_IGNORED), stacklevel=2)
@@ -246,18 +248,19 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
             parent_id = parent_id or request.id
             if conf.task_inherit_parent_priority and options.get("priority") is None:
                 options["priority"] = (request.delivery_info or {}).get("priority")
+        expires = None if expires is _UNSET else expires
+        time_limit = None if time_limit is _UNSET else time_limit
+        soft_time_limit = None if soft_time_limit is _UNSET else soft_time_limit
         task_id = task_id or build_task_id()
         router = router or amqp.router
         options = router.route(options, route_name or name, args, kwargs, task_type)
-        expires, time_limit, soft_time_limit = (
-            None if limit is _UNSET else limit for limit in limits.values()
-        )
         if expires is not None:
             options["expiration"] = self._seconds_to_live(task_id, expires)
         ignore_result = options.pop("ignore_result", None)
         message = amqp.create_task_message(
             task_id, name, args, kwargs, countdown, eta, group_id, group_index, expires, retries,
-            chord, maybe_list(link), maybe_list(link_error), reply_to or self.thread_oid,
+            chord, link and maybe_list(link), link_error and maybe_list(link_error),
+            reply_to or self.thread_oid,
             time_limit, soft_time_limit, False, root_id, parent_id, shadow, chain,
             ignore_result=ignore_result, replaced_task_nesting=replaced_task_nesting, **options,
         )  # fmt: skip
@@ -401,7 +404,7 @@ class Celery(App):
     default_settings: ClassVar[Mapping[str, Any]] = {}
 
 
-def _complete(task: Any, limits: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+def _complete(task: Any, limits: list[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Fill in, from a registered task that has been made, what the caller of send_task left open.
 
     What the caller said counts also when it is None. Gives the options without the limits.
@@ -410,10 +413,10 @@ def _complete(task: Any, limits: dict[str, Any], options: dict[str, Any]) -> dic
         return options
     defaults = task._exec_options
     defaults = dict(task._settle_options() if defaults is None else defaults)
-    for name, given in limits.items():
+    for number, name in enumerate(("expires", "time_limit", "soft_time_limit")):
         default = defaults.pop(name, None)
-        if given is _UNSET:
-            limits[name] = default
+        if limits[number] is _UNSET:
+            limits[number] = default
     return {**defaults, **options}
 
 

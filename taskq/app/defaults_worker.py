@@ -105,6 +105,9 @@ WORKER: dict[str, Any] = Namespace(
     prefetch_multiplier=whole(
         4, "Messages taken ahead for each task that can run at a time; 0 is all.", needed=True
     ),
+    eta_in_broker=flag(
+        True, "Let tasks that wait over 5 seconds wait in the broker, where it can keep them."
+    ),
     eta_task_limit=whole(None, "Messages held at most for a later time.", since="5.6"),
     enable_prefetch_count_reduction=flag(
         True, "After a reconnect, take fewer messages ahead while old tasks still run.", since="5.4"

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kombu import compression
-from kombu.serialization import pickle_protocol, registry
+from kombu.exceptions import SerializerNotInstalled
+from kombu.serialization import dumps, pickle_protocol, registry
+from kombu.utils import json
 
 from taskq.exceptions import UnknownCompression
 from taskq.utils.serialization import pickle_dumps, pickle_loads
@@ -19,9 +21,11 @@ __all__ = (
     "check_compression",
     "explain_unwritable",
     "not_installed",
+    "register_json",
     "register_pickle",
     "register_zstd",
     "utf8dict",
+    "write_body",
 )
 
 #: Serialisers and compressions that come with an extra: name -> extra.
@@ -55,12 +59,37 @@ def not_installed(what: str, name: str | None) -> str:
     return f"No encoder installed for {name}: {what} {name!r} is not known here; {hint}"
 
 
+def write_body(body: Any, serializer: str) -> tuple[str, str, Any]:
+    """Content type, encoding and bytes or text of a body; SerializerNotInstalled, EncodeError."""
+    codec = registry._encoders.get(serializer)
+    if codec is not None and serializer != "raw":
+        try:
+            return codec.content_type, codec.content_encoding, codec.encoder(body)
+        except Exception:
+            # Once more, the way that says what is wrong.
+            return dumps(body, serializer)
+    try:
+        return dumps(body, serializer)
+    except SerializerNotInstalled as exc:
+        raise SerializerNotInstalled(not_installed("serializer", serializer)) from exc
+
+
 def explain_unwritable(properties: Mapping[str, Any], exc: Exception) -> Exception:
     """What to raise for properties that AMQP has no bytes for; `exc` when nothing is known."""
     priority = properties.get("priority")
     if priority is None or (isinstance(priority, int) and 0 <= priority <= 255):
         return exc
     return ValueError(f"priority must be a whole number from 0 to 255, not {priority!r:.80}")
+
+
+def register_json() -> None:
+    """Give kombu's JSON a writer that is made once, and not for every message.
+
+    It writes what kombu's does. A JSON that the program has replaced stays.
+    """
+    own = registry._encoders.get("json")
+    if own is not None and own.encoder is json.dumps:
+        registry._encoders["json"] = own._replace(encoder=json.JSONEncoder().encode)
 
 
 def register_pickle() -> None:

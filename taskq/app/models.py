@@ -86,26 +86,31 @@ class Models:
     def wrap(self) -> Callable[..., Any]:
         """The function, with dicts in and dicts out."""
 
-        @wraps(self._fun)
+        fun = self._fun
+
+        @wraps(fun)
         def run(*args: Any, **kwargs: Any) -> Any:
-            call = self._signature.bind(*args, **kwargs)
-            for name, parameter in self._parameters.items():
-                if name in call.arguments:
-                    call.arguments[name] = self._validate(parameter, call.arguments[name])
-            returned = self._fun(*call.args, **call.kwargs)
-            if type(returned) is CoroutineType:
-                return self._finish(returned)
-            return self._dump_returned(returned)
+            call = self._bind(args, kwargs)
+            return self._finish(fun(*call.args, **call.kwargs))
 
-        return run
+        @wraps(fun)
+        async def run_coroutine(*args: Any, **kwargs: Any) -> Any:
+            call = self._bind(args, kwargs)
+            return self._finish(await fun(*call.args, **call.kwargs))
 
-    async def _finish(self, coroutine: Any) -> Any:
-        return self._dump_returned(await coroutine)
+        return run_coroutine if inspect.iscoroutinefunction(fun) else run
 
-    def _dump_returned(self, value: Any) -> Any:
-        if self._returned is not None and isinstance(value, self._returned):
-            return value.model_dump(**self._dump_options)
-        return value
+    def _bind(self, args: Any, kwargs: Any) -> inspect.BoundArguments:
+        call = self._signature.bind(*args, **kwargs)
+        for name, parameter in self._parameters.items():
+            if name in call.arguments:
+                call.arguments[name] = self._validate(parameter, call.arguments[name])
+        return call
+
+    def _finish(self, returned: Any) -> Any:
+        if self._returned is None or not isinstance(returned, self._returned):
+            return returned
+        return returned.model_dump(**self._dump_options)
 
     def _validate(self, parameter: _Parameter, value: Any) -> Any:
         if value is None and parameter.is_optional:

@@ -9,7 +9,7 @@ kombu's `Producer.batch()`, which is not repeated, since nobody knows what has a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from time import monotonic
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu import Exchange
 from kombu.exceptions import BatchPublishError as KombuBatchPublishError
-from kombu.serialization import dumps
 from kombu.utils.url import maybe_sanitize_url
 
 from taskq.app.deadline import TimedConnection
+from taskq.app.encoding import write_body
 from taskq.app.sending import broker_errors, open_at_once, raise_cannot_send
 from taskq.exceptions import BatchPublishError
 
@@ -105,22 +105,22 @@ class Pipeline:
         """The channel that will be sent on, for result backends that prepare a reply queue."""
         return self._borrow().channel
 
-    def publish(
+    def collect(
         self,
         body: Any,
-        serializer: str | None = None,
+        retry: bool,
+        policy: Mapping[str, Any],
+        serializer: str,
         declare: Any = None,
-        retry: bool = False,
-        retry_policy: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        """Collect a message; raises EncodeError when it cannot be written."""
+        """Keep a message; raises EncodeError when it cannot be written."""
         # Written now: what the caller changes afterwards is not sent, and an error is the caller's.
-        options["content_type"], options["content_encoding"], data = dumps(body, serializer)
+        options["content_type"], options["content_encoding"], data = write_body(body, serializer)
         for entity in declare or ():
             self._entities[id(entity)] = entity
         if not self._messages:
-            self._retry = bool(retry), dict(retry_policy or {})
+            self._retry = retry, dict(policy or {})
         self._messages.append(_Message(data, options, []))
 
     def when_sent(self, announce: Callable[..., Any]) -> None:

@@ -108,15 +108,16 @@ class group(Signature):
             merged.pop(own, None)
         chord = merged.pop("chord", None)
         merged.setdefault("group_id", group_id)
-        members = self._flatten()
+        members = self._flatten(copies=False)
         if args or kwargs:
             members = [task.clone(args, kwargs) for task in members]
         results = []
         with app.pipeline(producer):
             for index, member in enumerate(members):
+                own_options = member["options"]
                 if chord is not None:
-                    member["options"].setdefault("chord", chord)
-                merged["group_index"] = member["options"].get("group_index", index)
+                    merged["chord"] = own_options.get("chord", chord)
+                merged["group_index"] = own_options.get("group_index", index)
                 results.append(member.apply_async(add_to_parent=False, **merged))
         result = app.GroupResult(group_id, results)
         parent = get_current_worker_task() if add_to_parent else None
@@ -215,10 +216,16 @@ class group(Signature):
             )
         return chord_type(self, body=other, app=self._app)
 
-    def _flatten(self) -> list[Any]:
-        """Copies of all members, those of inner groups in their place."""
+    def _flatten(self, copies: bool = True) -> list[Any]:
+        """Copies of all members, those of inner groups in their place.
+
+        Without `copies`, plain calls are themselves: to be sent, and not changed.
+        """
         members: list[Any] = []
         for task in self.tasks:
+            if not copies and type(task) is Signature and task._app is (self._app or task._app):
+                members.append(task)
+                continue
             sig = maybe_signature(task, app=self._app, clone=True)
             if isinstance(sig, group):
                 members.extend(_hand_down(sig))

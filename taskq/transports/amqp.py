@@ -25,7 +25,7 @@ from kombu.transport import pyamqp
 
 from taskq.exceptions import BatchPublishError
 from taskq.transports.amqp_consuming import Inbox, Receiving, Settling
-from taskq.transports.amqp_frames import as_frames, known_entries
+from taskq.transports.amqp_frames import Known, as_frames
 
 __all__ = ("Channel", "Connection", "SSLTransport", "Transport")
 
@@ -120,7 +120,8 @@ class Channel(Settling):
         #: Ids the broker has refused to take.
         self.refused: list[Any] = []
         self._published = 0
-        self._known = known_entries()
+        #: Headers as the last message had them.
+        self._known: Known = {}
         super().__init__(*args, **kwargs)
         # py-amqp puts its own in the way where messages are to be confirmed.
         self.__dict__.pop("basic_publish", None)

@@ -25,6 +25,7 @@ from amqp.method_framing import frame_handler as handle_others
 from kombu.message import Message
 from kombu.transport import pyamqp
 
+from taskq.transports.amqp_delays import Delays, is_back, restore
 from taskq.transports.amqp_reading import read_address, read_body_size, read_properties
 
 __all__ = ("Delivery", "Inbox", "Receiving", "Settling")
@@ -48,6 +49,11 @@ GONE = "the connection to the broker is closed"
 class Delivery(pyamqp.Message):
     """A message as its consumer gets it."""
 
+    #: True for one that comes from the delay queues (see amqp_delays).
+    is_back = False
+    #: True for one the delay queues did not take.
+    is_refused = False
+
     def __init__(
         self,
         channel: Any,
@@ -56,6 +62,8 @@ class Delivery(pyamqp.Message):
         properties: dict[str, Any],
         delivery_info: dict[str, Any],
     ) -> None:
+        #: The body as it was sent; the other may have been decompressed.
+        self.raw = body
         Message.__init__(
             self,
             body,
@@ -165,6 +173,8 @@ class Receiving:
         kwargs.setdefault("frame_handler", frame_handler)
         #: Channels with acks that are not sent yet.
         self.unsent: set[Settling] = set()
+        #: What keeps tasks that wait.
+        self.delays = Delays(self)
         super().__init__(*args, **kwargs)
 
     def join(self, loop: Any) -> None:
@@ -210,6 +220,7 @@ class Receiving:
         """Close the connection, once the acks are sent."""
         self.leave()
         try:
+            self.delays.close()
             self.flush_acks()
         finally:
             answer = super().close(*args, **kwargs)  # type: ignore[misc] # py-amqp's
@@ -218,6 +229,7 @@ class Receiving:
     def collect(self) -> None:
         """Take the connection apart without a word to the broker."""
         self.leave()
+        self.delays.drop()
         self.unsent.clear()
         super().collect()  # type: ignore[misc] # py-amqp's
 
@@ -238,6 +250,9 @@ class Settling(pyamqp.Channel):
         self._done: deque[int] = deque()
         # Pool threads ack as well.
         self._flushing = threading.Lock()
+        #: Consumer tag -> queue, and the queues that are there to stay.
+        self._sources: dict[str, str] = {}
+        self._lasting: set[str] = set()
         #: False once a message was fetched by basic_get, whose tags are not among those held.
         self._knows_all_tags = True
         super().__init__(*args, **kwargs)
@@ -254,7 +269,12 @@ class Settling(pyamqp.Channel):
             "exchange": exchange,
             "routing_key": routing_key,
         }
-        delivery = Delivery(self, tag, body, read_properties(header), info)
+        properties = read_properties(header)
+        has_waited = is_back(exchange)
+        if has_waited:
+            restore(properties, info, self._sources.get(consumer_tag, ""))
+        delivery = Delivery(self, tag, body, properties, info)
+        delivery.is_back = has_waited
         consume = self.callbacks.get(consumer_tag)
         if consume is None:
             # Its consumer was cancelled meanwhile.
@@ -268,6 +288,28 @@ class Settling(pyamqp.Channel):
         if isinstance(raw_message, Delivery):
             return raw_message
         return super().message_to_python(raw_message)  # type: ignore[no-untyped-call] # kombu's
+
+    def basic_consume(self, queue: str = "", consumer_tag: str = "", **kwargs: Any) -> Any:
+        self._sources[consumer_tag] = queue
+        return super().basic_consume(queue, consumer_tag, **kwargs)
+
+    def queue_declare(
+        self,
+        queue: str = "",
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        ends = exclusive or auto_delete or "x-expires" in (arguments or ())
+        if durable and not passive and not ends:
+            self._lasting.add(queue)
+        return super().queue_declare(
+            queue, passive, durable, exclusive, auto_delete, nowait, arguments, **kwargs
+        )
 
     def basic_get(self, *args: Any, **kwargs: Any) -> Any:
         self._knows_all_tags = False
@@ -292,6 +334,17 @@ class Settling(pyamqp.Channel):
     def basic_reject(self, delivery_tag: int, requeue: bool = False, **kwargs: Any) -> None:
         super().basic_reject(delivery_tag, requeue, **kwargs)
         self.held.pop(delivery_tag, None)
+
+    def basic_delay(self, delivery_tag: int, seconds: float) -> bool:
+        """Have the broker keep a message for some seconds; False when the worker is to hold it.
+
+        A queue that may end before the wait does is none to come back to.
+        """
+        delivery = self.held.get(delivery_tag)
+        if delivery is None:
+            return False
+        queue = self._sources.get(delivery.delivery_info["consumer_tag"], "")
+        return queue in self._lasting and self.connection.delays.park(delivery, queue, seconds)
 
     def basic_recover(self, requeue: bool = False) -> Any:
         self.flush_acks()

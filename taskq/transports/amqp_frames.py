@@ -12,10 +12,10 @@ from typing import Any
 
 from amqp.serialization import dumps
 
-__all__ = ("Known", "as_frames", "known_entries")
+__all__ = ("Known", "as_frames")
 
-#: The headers last written, by name: as objects, and as bytes.
-Known = tuple[dict[Any, Any], dict[Any, bytes]]
+#: The headers last written, by name: as objects, and as bytes with their names.
+Known = dict[Any, tuple[Any, bytes]]
 
 _FRAME_END = b"\xce"
 _LARGEST_INT = 2147483647
@@ -53,11 +53,6 @@ _PROPERTIES = (
 )
 
 
-def known_entries() -> Known:
-    """Nothing written yet."""
-    return {}, {}
-
-
 def as_frames(
     channel: int,
     message: Any,
@@ -66,11 +61,11 @@ def as_frames(
     mandatory: bool,
     immediate: bool,
     frame_max: int,
-    known: Known,
+    known: Known | None = None,
 ) -> bytes:
     """A message as method, header and body frames; a large body is cut to the frame size.
 
-    `known` is what `known_entries()` gave, the same for messages that resemble each other.
+    `known`, at first empty, is to be the same for messages that resemble each other.
     """
     body = message.body
     if isinstance(body, str):
@@ -78,7 +73,7 @@ def as_frames(
         body = body.encode(encoding)
     flags = bytes((bool(mandatory) | bool(immediate) << 1,))
     method = _publish(60, 40, 0) + _short(exchange or "") + _short(routing_key or "") + flags
-    header = _content(60, 0, len(body)) + _properties(message, known)
+    header = _content(60, 0, len(body)) + _properties(message, {} if known is None else known)
     parts = [
         _frame(1, channel, len(method)), method, _FRAME_END,
         _frame(2, channel, len(header)), header, _FRAME_END,
@@ -125,20 +120,18 @@ def _properties(message: Any, known: Known) -> bytes:
 
 
 def _headers(headers: dict[Any, Any], known: Known) -> bytes:
-    values, entries = known
     parts = []
     for key, value in headers.items():
         # Most headers are, as objects, those of the message before.
-        if values.get(key, known) is value:
-            parts.append(entries[key])
+        last = known.get(key)
+        if last is not None and last[0] is value:
+            parts.append(last[1])
             continue
         entry = _entry(key, value)
         if type(value) in _ATOMS:
-            if len(values) >= _MOST_KNOWN:
-                values.clear()
-                entries.clear()
-            values[key] = value
-            entries[key] = entry
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known[key] = value, entry
         parts.append(entry)
     data = b"".join(parts)
     return _long(len(data)) + data

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
+from math import inf
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -104,7 +105,10 @@ class Transport(kombu_redis.Transport):
             if self.waiting:
                 continue
             left = LOOK_S if deadline is None else min(deadline - time.monotonic(), LOOK_S)
-            if left <= 0:
+            if left > 0:
+                due = min((channel.delays.look_at for channel in self.channels), default=inf)
+                left = min(left, max(due - time.monotonic(), 0.0))
+            else:
                 raise TimeoutError("no message came in time")
             self._on_events(left)
             if time.monotonic() - self._looked > LOOK_S:
@@ -213,6 +217,11 @@ class Transport(kombu_redis.Transport):
         if self.loop is not None and bell is not None and not self._woken:
             self._woken = True
             bell.send(b".")
+
+    def wake_at(self, moment: float) -> None:
+        """Make the loop come round at a moment of the monotonic clock."""
+        if self.loop is not None:
+            self.loop.call_later(max(moment - time.monotonic(), 0.0), self.wake)
 
     def _on_wake(self) -> None:
         self._heard.recv(64)

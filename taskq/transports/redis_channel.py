@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as load_typed
 from redis.exceptions import NoScriptError, RedisError
 
+from taskq.transports.redis_delays import Delaying, build_ending
 from taskq.transports.redis_lease import Session
 from taskq.transports.redis_line import Command, Line, build_call
 from taskq.transports.redis_recovery import Keys
 from taskq.transports.redis_scripts import GIVE_BACK, RESERVE
-from taskq.transports.redis_settling import BROKEN, Settling
+from taskq.transports.redis_settling import BROKEN
 from taskq.transports.redis_waits import MOST_WAITS, Waits, Watch
 from taskq.utils.log import get_logger
 
@@ -79,9 +81,11 @@ class _Call(NamedTuple):
     #: The lists asked, each with its queue.
     names: list[tuple[str, str]]
     acked: list[str]
+    #: Commands about what waits for its time.
+    delays: int = 0
 
 
-class ReservingChannel(Settling):
+class ReservingChannel(Delaying):
     """What our channels do in their own way; a base of kombu's does the rest."""
 
     QoS = Window
@@ -148,7 +152,9 @@ class ReservingChannel(Settling):
 
     def _find_lists(self) -> None:
         names = [name for queue in self._receivers for name in self.lists_of(queue)]
+        self.delays.look_at = inf
         if names:
+            self.delays.look_now()
             kind = Waits if len(names) <= MOST_WAITS else Watch
             if not isinstance(self._waits, kind):
                 if self._waits is not None:
@@ -179,10 +185,11 @@ class ReservingChannel(Settling):
             return
         acked = self._take_done()
         limit = self._find_demand(bool(acked)) if self._receivers else 0
-        if not (limit or acked):
+        if not (limit or acked or self.delays.is_due):
             return
-        commands = self._build_acks(acked)
+        delays = self.delays.build_commands()
         call = _Call(0, 0, [], acked)
+        commands = self._build_acks(acked)
         if limit:
             # Whatever rings from now on may be news to this call or not.
             self.hungry = False
@@ -191,7 +198,8 @@ class ReservingChannel(Settling):
             commands.append(command)
             for queue in self._receivers if self._expires else ():
                 commands += self.build_expiries(queue)
-        self._call = call
+        self._call = call = call._replace(delays=len(delays))
+        commands += delays
         try:
             self._calls.send(commands, self._on_replies)
         except BROKEN:
@@ -246,7 +254,7 @@ class ReservingChannel(Settling):
         for name, queue in names:
             receiver = self._receivers.get(queue)
             keeps = not (receiver.no_ack if receiver else no_ack)
-            arguments += (int(name in self._rung), _build_ending(queue) if keeps else "")
+            arguments += (int(name in self._rung), build_ending(queue) if keeps else "")
         self._rung.clear()
         pairs = keys.list_pairs(session.id, [name for name, _ in names])
         command = build_call(RESERVE, [session.key, keys.unacked, keys.scores, *pairs], arguments)
@@ -256,6 +264,8 @@ class ReservingChannel(Settling):
         call, self._call = self._call, None
         if call is None:
             return
+        if call.delays:
+            self.delays.hear(replies[-call.delays :])
         if call.acked:
             self._check_acks(call.acked, replies)
         if not call.limit:
@@ -277,12 +287,13 @@ class ReservingChannel(Settling):
         prefix = f"{self.session.id}:{call.number}:"
         queue = ""
         for number in range(0, len(reply), 2):
-            queue = call.names[reply[number] - 1][1]
+            place = call.names[reply[number] - 1]
+            queue = place[1]
             tag = ""
             receiver = self._receivers.get(queue)
             if receiver is None or not receiver.no_ack:
                 tag = f"{prefix}{number // 2 + 1}"
-                self.held[tag] = None
+                self.held[tag] = place
             self.connection.waiting.append((self, tag, queue, reply[number + 1]))
         if queue:
             self._queue_cycle.rotate(queue)
@@ -295,6 +306,7 @@ class ReservingChannel(Settling):
         """The reply to a call was lost: find out which messages it gave us."""
         self._call = None
         self._done.extendleft(reversed(call.acked))
+        self.delays.take_back()
         self.is_torn = True
         session = self.session
         session.invalidate_calls()
@@ -316,7 +328,7 @@ class ReservingChannel(Settling):
             return False
         receiver = self._receivers.get(queue)
         if receiver is None:
-            if self.held.pop(tag, self) is None:
+            if self.held.pop(tag, self) is not self:
                 self.session.recovery.put_back([tag], unmarked=[tag])
             return False
         try:
@@ -349,7 +361,7 @@ class ReservingChannel(Settling):
             return None
         tag = "" if no_ack else f"{session.id}:{call.number}:1"
         if tag:
-            self.held[tag] = None
+            self.held[tag] = call.names[reply[0] - 1]
         payload = load_typed(reply[1])
         payload["properties"]["delivery_tag"] = tag
         return self.Message(payload, channel=self)
@@ -391,7 +403,8 @@ class ReservingChannel(Settling):
             self.is_torn = True
         finally:
             if self._session is not None:
-                self._session.is_torn = self._session.is_torn or self.is_torn
+                torn = self.is_torn or self.delays.has_unsent
+                self._session.is_torn = self._session.is_torn or torn
                 self._session.unsent += self._take_done()
             self._receivers.clear()
             if self._waits is not None and self._is_ours():
@@ -407,6 +420,7 @@ class ReservingChannel(Settling):
         acked = self._take_done()
         if acked:
             self._send_acks(acked)
+        self.delays.flush()
         self._end_waits()
         waiting = {tag for channel, tag, *_ in self.connection.waiting if channel is self}
         held = [tag for tag in self.held if ":" in tag]
@@ -426,8 +440,3 @@ class Channel(ReservingChannel, kombu_redis.Channel):
 
 class SentinelChannel(ReservingChannel, kombu_redis.SentinelChannel):
     """A channel to whichever server the sentinels name."""
-
-
-def _build_ending(queue: str) -> str:
-    """Give the end of the stored tuple: exchange '' and the queue as routing key."""
-    return f', "", {json.dumps(queue)}]'

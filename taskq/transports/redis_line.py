@@ -121,7 +121,11 @@ class Line:
         try:
             if self._waiting:
                 self.hear()
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            if len(commands) == 1:
+                packed = connection.pack_command(*commands[0])
+            else:
+                packed = connection.pack_commands(commands)
+            connection.send_packed_command(packed, check_health=False)
         except BaseException:
             self.close()
             raise

@@ -214,7 +214,13 @@ class PublishBatch:
     def __init__(self, channel: Publishing, max_size: int) -> None:
         self.channel = channel
         self._max_size = max_size
-        self.discard()
+        self._commands: list[Command] = []
+        self._count = 0
+        #: Where the last message went; None unless its command, `_pushes`, takes more messages.
+        self._place: tuple[Any, ...] | None = None
+        self._pushes: list[Any] = []
+        #: Characters that the command may still take.
+        self._room = 0
 
     def publish(
         self, message: dict[str, Any], exchange: str = "", routing_key: str = "", **_: Any
@@ -238,7 +244,7 @@ class PublishBatch:
 
     def flush(self) -> None:
         """Send what was collected, once: whether it arrived is not known when this fails."""
-        commands = self._commands
+        commands = [*self._commands]
         self.discard()
         if not commands:
             return
@@ -251,12 +257,9 @@ class PublishBatch:
 
     def discard(self) -> None:
         """Forget what was collected."""
-        self._commands: list[Command] = []
+        self._commands.clear()
         self._count = 0
-        #: Where the last message went, the command that pushes there, and what it may still take.
-        self._place: tuple[Any, ...] | None = None
-        self._pushes: list[Any] = []
-        self._room = 0
+        self._place = None
 
     def close(self) -> None:
         """End the batch; what was not flushed is forgotten."""

@@ -52,6 +52,14 @@ class Keys(NamedTuple):
         """Where what a waiting worker was given from a list lies until it is reserved."""
         return f"{self.prefix}taskq.worker.{id}:inflight:{name}"
 
+    def delayed(self, name: str) -> tuple[str, str]:
+        """Give where messages of a list wait for their time: tags by moment, messages by tag."""
+        return f"{self.prefix}taskq.delayed.{name}", f"{self.prefix}taskq.delayed:messages.{name}"
+
+    def delayed_triples(self, names: Iterable[str]) -> list[str]:
+        """Give both of these and the list, by turns."""
+        return [key for name in names for key in (*self.delayed(name), self.prefix + name)]
+
     def list_pairs(self, id: str, names: Iterable[str]) -> list[str]:
         """Give list and in-flight list by turns."""
         return [key for name in names for key in (self.prefix + name, self.inflight(id, name))]

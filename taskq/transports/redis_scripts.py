@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from hashlib import sha1
 
-__all__ = ("GIVE_BACK", "HASHES", "KEEP", "MOVE", "RESERVE", "SOURCES")
+__all__ = ("GIVE_BACK", "HASHES", "KEEP", "MOVE", "PARK", "RELEASE", "RESERVE", "SOURCES")
 
 RESERVE, KEEP, MOVE, GIVE_BACK = "reserve", "keep", "move", "give back"
+PARK, RELEASE = "park", "release"
 
 #: Takes messages from lists, keeping a copy of each in `unacked` under a tag of the caller's.
 #: KEYS: worker, unacked, index, then for each list: list, in-flight list.
@@ -122,7 +123,65 @@ end
 return count
 """
 
-SOURCES = {RESERVE: _RESERVE, KEEP: _KEEP, MOVE: _MOVE, GIVE_BACK: _GIVE_BACK}
+#: Moves messages from `unacked` to where they wait for their time.
+#: KEYS: unacked, index, then for each list: tags by moment, messages by tag.
+#: ARGV: for each message: tag, seconds to wait, number of its list, length of its copy's ending.
+#: Gives the number of those that are not in `unacked`: parked already, or put back by others.
+_PARK = """
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local gone = 0
+for i = 1, #ARGV, 4 do
+  local tag, pair = ARGV[i], 3 + 2 * ARGV[i + 2]
+  local copy = redis.call('HGET', KEYS[1], tag)
+  if copy and redis.call('ZSCORE', KEYS[2], tag) then
+    redis.call('ZADD', KEYS[pair], string.format('%.6f', now + ARGV[i + 1]), tag)
+    redis.call('HSET', KEYS[pair + 1], tag, string.sub(copy, 2, -1 - ARGV[i + 3]))
+    redis.call('ZREM', KEYS[2], tag)
+    redis.call('HDEL', KEYS[1], tag)
+  else
+    gone = gone + 1
+  end
+end
+return gone
+"""
+
+#: Puts messages whose time has come to the consuming end of their lists, the first due outermost.
+#: KEYS: for each list: tags by moment, messages by tag, list.
+#: ARGV: most messages of a list, 1 for those that are not due too.
+#: Gives the number of messages, and the seconds until the next is due (false when none waits).
+_RELEASE = """
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local limit = ARGV[2] == '1' and '+inf' or string.format('%.6f', now)
+local count, nearest = 0, false
+for i = 1, #KEYS, 3 do
+  local tags = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', limit, 'LIMIT', 0, ARGV[1])
+  if #tags > 0 then
+    local found = redis.call('HMGET', KEYS[i + 1], unpack(tags))
+    local messages = {}
+    for n = #tags, 1, -1 do
+      if found[n] then messages[#messages + 1] = found[n] end
+    end
+    if #messages > 0 then redis.call('RPUSH', KEYS[i + 2], unpack(messages)) end
+    redis.call('ZREM', KEYS[i], unpack(tags))
+    redis.call('HDEL', KEYS[i + 1], unpack(tags))
+    count = count + #messages
+  end
+  local first = redis.call('ZRANGE', KEYS[i], 0, 0, 'WITHSCORES')
+  if first[2] and (not nearest or first[2] - now < nearest) then nearest = first[2] - now end
+end
+return {count, nearest and string.format('%.6f', nearest)}
+"""
+
+SOURCES = {
+    RESERVE: _RESERVE,
+    KEEP: _KEEP,
+    MOVE: _MOVE,
+    GIVE_BACK: _GIVE_BACK,
+    PARK: _PARK,
+    RELEASE: _RELEASE,
+}
 
 #: What the server calls them.
 HASHES = {name: sha1(source.encode()).hexdigest() for name, source in SOURCES.items()}

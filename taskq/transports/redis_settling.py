@@ -16,6 +16,7 @@ from taskq.utils.log import get_logger
 
 if TYPE_CHECKING:
     from taskq.transports.redis import Transport
+    from taskq.transports.redis_delays import Delays
 
 __all__ = ("BROKEN", "Settling")
 
@@ -30,11 +31,13 @@ class Settling(Publishing):
 
     connection: Transport
     keys: Keys
+    delays: Delays
     _session: Session | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: Delivered or reserved, and not settled: tags, in order.
-        self.held: dict[str, None] = {}
+        #: With list and queue, where they are known.
+        self.held: dict[str, tuple[str, str] | None] = {}
         #: Acked, not sent yet.
         self._done: deque[str] = deque()
         #: Whether there may be messages to reserve.
@@ -48,6 +51,10 @@ class Settling(Publishing):
         """This connection as a consumer; made when it first consumes."""
         raise NotImplementedError
 
+    def consumed_lists(self) -> list[str]:
+        """Give the lists consumed from, without prefix."""
+        raise NotImplementedError
+
     def _end_waits(self) -> None:
         raise NotImplementedError
 
@@ -59,7 +66,7 @@ class Settling(Publishing):
             if delivery_tag:
                 tags = tags[: tags.index(delivery_tag) + 1] if delivery_tag in tags else []
         for tag in tags:
-            if self.held.pop(tag, self) is None:
+            if self.held.pop(tag, self) is not self:
                 if ":" in tag:
                     self._done.append(tag)
             elif self._session is not None and tag in self._session.gone:
@@ -74,7 +81,7 @@ class Settling(Publishing):
         """Drop a message, or put it back at the end of its queue, marked redelivered."""
         if not requeue:
             self.basic_ack(delivery_tag)
-        elif self.held.pop(delivery_tag, self) is None and ":" in delivery_tag:
+        elif self.held.pop(delivery_tag, self) is not self and ":" in delivery_tag:
             self.session.recovery.put_back([delivery_tag], command="LPUSH")
             self.hungry = True
             self.connection.wake()
@@ -108,6 +115,7 @@ class Settling(Publishing):
             return False
         if acked:
             self._send_acks(acked)
+        self.delays.flush()
         if starting and self.qos.find_room() <= 0:
             # The loop will not come round while the task runs.
             self._end_waits()
