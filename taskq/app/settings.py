@@ -416,9 +416,13 @@ def _from_environment(name: str) -> str | None:
     return os.environ.get(f"TASKQ_{name}") or os.environ.get(f"CELERY_{name}")
 
 
+#: Types of sources whose settings are read once; who adds one calls `refresh` at its changes.
+STEADY_SOURCES: tuple[type, ...] = (ModuleType, type)
+
+
 def _is_steady_layer(layer: Any) -> bool:
     if isinstance(layer, DictAttribute):
-        return isinstance(layer.obj, (ModuleType, type))
+        return isinstance(layer.obj, STEADY_SOURCES)
     return isinstance(layer, dict)
 
 

@@ -17,6 +17,7 @@ from inspect import iscoroutinefunction, unwrap
 from typing import Any
 
 from taskq import _state, signals
+from taskq.app import settings
 from taskq.app.coroutines import run_coroutine
 from taskq.app.defaults import NAMES
 from taskq.exceptions import FixupWarning
@@ -63,10 +64,25 @@ class DjangoFixup:
         # Given or defined for this application, it is left alone.
         if self.app.task_cls == NAMES["task"] and "task_cls" not in vars(self.app):
             self.app.task_cls = "celery.contrib.django.task:DjangoTask"
+        self._read_settings_once()
         signals.import_modules.connect(self.on_import_modules)
         signals.worker_init.connect(self.on_worker_init)
         signals.worker_process_init.connect(self.on_worker_process_init)
         return self
+
+    def _read_settings_once(self) -> None:
+        # A look at Django's settings is dear, and a call has many: they are kept as a module's are,
+        # until Django announces a change (as override_settings does).
+        from django.conf import LazySettings
+        from django.core.signals import setting_changed
+
+        if LazySettings not in settings.STEADY_SOURCES:
+            settings.STEADY_SOURCES += (LazySettings,)
+        setting_changed.connect(self.on_setting_changed)
+
+    def on_setting_changed(self, **kwargs: Any) -> None:
+        """Read them anew."""
+        self.app.conf.refresh()
 
     @property
     def worker_fixup(self) -> DjangoWorkerFixup:

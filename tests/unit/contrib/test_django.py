@@ -21,6 +21,7 @@ from django.core.cache import cache
 from django.core.cache.backends.locmem import LocMemCache
 from django.db import connection, connections, transaction
 from django.db.utils import ConnectionDoesNotExist, InterfaceError
+from django.test import override_settings
 from servers import PostgresDatabase
 
 from taskq import Celery, _state, signals
@@ -131,6 +132,15 @@ def test_an_application_of_the_project(app: Celery) -> None:
     assert _state.default_app is app
     assert issubclass(pickle.loads(pickle.dumps(app)).Task, DjangoTask)
     assert os.getcwd() in sys.path
+
+
+def test_settings_are_read_once_until_django_announces_a_change(app: Celery) -> None:
+    app.conf.broker_url  # the first look loads them
+    assert app.conf.task_default_queue == "of-the-project"
+    assert "task_default_queue" in vars(app.conf), "kept as a plain attribute"
+    with override_settings(CELERY_TASK_DEFAULT_QUEUE="of-the-test"):
+        assert app.conf.task_default_queue == "of-the-test"
+    assert app.conf.task_default_queue == "of-the-project"
 
 
 def test_a_task_class_of_ones_own_stays() -> None:
