@@ -7,7 +7,7 @@ is stored: they ask `app.backend`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, cast
 
@@ -25,6 +25,7 @@ from taskq.joining import (
 )
 from taskq.result_document import Meta, ResultDocument, result_from_tuple
 from taskq.result_sets import GroupResult, ResultSet
+from taskq.utils.imports import symbol_by_name
 
 if TYPE_CHECKING:
     from taskq.app.base import App
@@ -130,6 +131,28 @@ class AsyncResult(ResultDocument, Generic[R]):
         )
 
     wait = get  # deprecated name
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """As `get`, for asyncio code: its loop goes on meanwhile. `await result` is `aget()`."""
+        if self._ignored:
+            return cast(R, None)
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        if self._cache is None:
+            # By name: only who awaits something has asyncio loaded.
+            wait_for_end = symbol_by_name("taskq.backends.awaiting:wait_for_end")
+            if not await wait_for_end(self, timeout, parents=follow_parents and propagate):
+                raise exceptions.TimeoutError("The operation timed out.")
+        return cast(R, self.maybe_throw(propagate=propagate))
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self.aget().__await__()
 
     def _watch_parents_too(self, on_interval: Callable[[], Any] | None) -> Callable[[], Any]:
         def look_around() -> None:
@@ -343,6 +366,16 @@ class EagerResult(AsyncResult[R]):
         return cast(R, None)
 
     wait = get  # type: ignore[assignment]  # as get
+
+    async def aget(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        follow_parents: bool = True,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """As `get`: nothing to wait for."""
+        return self.get(propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
 
     def then(
         self, callback: ReadyHook, on_error: ReadyHook | None = None, weak: bool = False

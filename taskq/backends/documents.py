@@ -54,7 +54,8 @@ class Documents:
         meta = {
             "status": state,
             "result": result,
-            "traceback": traceback,
+            # Half a character in an error's text is something that not every serializer can write.
+            "traceback": traceback and traceback.encode(errors="backslashreplace").decode(),
             "children": self.current_task_children(request),
             "date_done": date_done,
         }

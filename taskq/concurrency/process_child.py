@@ -16,15 +16,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from billiard.common import human_status, reset_signals
 from billiard.compat import mem_rss
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from billiard.exceptions import SoftTimeLimitExceeded
+from billiard.exceptions import SoftTimeLimitExceeded, WorkerLostError
 from billiard.pool import EX_RECYCLE, MaybeEncodingError, Worker
 from kombu.asynchronous import get_event_loop, set_event_loop
 
+from taskq.app.coroutines import close_home, set_home
 from taskq.concurrency.limited_job import LimitedJob
 from taskq.concurrency.packets import (
     ALIVE,
@@ -35,10 +37,15 @@ from taskq.concurrency.packets import (
     STARTED,
     UP,
     AnySocket,
+    Packet,
     pack,
 )
 from taskq.platforms import EX_FAILURE, EX_OK, set_pdeathsig
+from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from taskq.concurrency.event_loop import MainLoop
 
 __all__ = ("ChildWorker",)
 
@@ -50,6 +57,9 @@ LONGEST_REASON = 32 * 1024
 
 #: Sent for a soft time limit.
 SOFT_LIMIT_SIGNAL = getattr(signal, "SIGUSR1", None)
+
+#: Where coroutines run.
+EVENT_LOOP = "taskq.concurrency.event_loop:MainLoop"
 
 _NOTHING = object()
 
@@ -86,6 +96,9 @@ class ChildWorker(Worker):
         self.max_memory = max_memory
         self.let_go = let_go
         self.completed = 0
+        #: Gives the next packet: the socket itself, or from the first coroutine on its loop.
+        self.receive: Callable[[], Packet | None] = socket.receive
+        self.event_loop: MainLoop | None = None
         #: Number of the job that runs; 0 between jobs.
         self.current = 0
         self.is_terminating = False
@@ -114,6 +127,7 @@ class ChildWorker(Worker):
             self.socket.send(pack(ALIVE))
             self._set_up()
             self._take_signals()
+            set_home(self._build_event_loop)
             self.socket.send(pack(UP))
             self.workloop(pid=pid)
         except SystemExit as exc:
@@ -123,6 +137,7 @@ class ChildWorker(Worker):
         except Exception as exc:  # the process's edge: say why it ends
             logger.critical("Pool process %s error: %r", pid, exc, exc_info=True)
         finally:
+            close_home()
             self._run_exit_hook(pid, code)
         sys.exit(code)
 
@@ -163,13 +178,25 @@ class ChildWorker(Worker):
             os._exit(EX_SOFTWARE)
         self.is_terminating = True
         # By the shell's rule the code's low byte is the signal.
-        sys.exit(signum - 256)
+        self._throw(SystemExit(signum - 256))
 
     def _on_soft_limit(self, signum: int, frame: Any) -> None:
         # A signal that comes late must not hit the job behind the one it was meant for.
         number = self.limited_job.read()
         if number and number == self.current:
-            raise SoftTimeLimitExceeded()
+            self._throw(SoftTimeLimitExceeded())
+
+    def _throw(self, error: SoftTimeLimitExceeded | SystemExit) -> None:
+        if self.event_loop is None:
+            raise error
+        self.event_loop.throw(error)
+
+    def _build_event_loop(self) -> MainLoop:
+        # By name: only children that have coroutines load asyncio.
+        loop: MainLoop = symbol_by_name(EVENT_LOOP)()
+        self.event_loop = loop
+        self.receive = partial(loop.receive, self.socket)
+        return loop
 
     # --- work -----------------------------------------------------------------------------------
 
@@ -178,9 +205,9 @@ class ChildWorker(Worker):
         sys.exit(self._run_jobs())
 
     def _run_jobs(self) -> int:
-        receive, send, now = self.socket.receive, self.socket.send, time.monotonic
+        send, now = self.socket.send, time.monotonic
         while True:
-            packet = receive()
+            packet = self.receive()
             if packet is None:
                 continue
             kind, number, _, call = packet
@@ -211,8 +238,9 @@ class ChildWorker(Worker):
                 # We were told to end: the parent knows what became of this job.
                 raise
             if value is _NOTHING:
-                leaves = exc if isinstance(exc, (SystemExit, KeyboardInterrupt)) else None
-                return False, ExceptionInfo(), leaves
+                if isinstance(exc, (SystemExit, KeyboardInterrupt)):
+                    return False, _describe_leaving(exc), exc
+                return False, ExceptionInfo(), None
         return True, value, None
 
     def _has_done_enough(self) -> bool:
@@ -263,3 +291,12 @@ def _point_to_nothing(descriptors: list[int]) -> None:
             continue
         os.dup2(nothing, descriptor, inheritable=False)
     os.close(nothing)
+
+
+def _describe_leaving(exc: SystemExit | KeyboardInterrupt) -> ExceptionInfo:
+    """Report a job that ends its own process as a lost child; who waits for it must not end too."""
+    code = getattr(exc, "code", repr(exc)) or 0
+    try:
+        raise WorkerLostError(f"Worker exited prematurely: exitcode {code}.") from exc
+    except WorkerLostError:
+        return ExceptionInfo()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from taskq.app.coroutines import LOOP_THREAD, close_home, set_home
 from taskq.concurrency.base import BasePool, apply_target
 from taskq.signals import worker_process_init
 
@@ -25,6 +26,16 @@ class TaskPool(BasePool):
         self.limit = 1
         _, hostname = self.options.get("initargs") or (None, None)
         worker_process_init.send(sender=hostname)
+
+    def on_start(self) -> None:
+        """Have coroutines run on a loop in a thread: it turns while the worker does."""
+        set_home(LOOP_THREAD)
+
+    def on_stop(self) -> None:
+        """End the loop."""
+        close_home()
+
+    on_terminate = on_stop
 
     def _get_info(self) -> dict[str, Any]:
         return {

@@ -17,6 +17,7 @@ from weakref import WeakSet
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import WorkerLostError
 
+from taskq.app.coroutines import LOOP_THREAD, close_home, set_home
 from taskq.concurrency.base import BasePool
 from taskq.concurrency.job import build_failure
 from taskq.exceptions import WorkerShutdown, WorkerTerminate
@@ -57,6 +58,10 @@ class TaskPool(BasePool):
         self._futures: WeakSet[Future[Any]] = WeakSet()
         self._hub: Any = None
         self._reports: deque[tuple[Any, ...]] = deque()
+
+    def on_start(self) -> None:
+        """Have the coroutines of all threads run on one loop."""
+        set_home(LOOP_THREAD)
 
     def register_with_event_loop(self, loop: Any) -> None:
         """Have the loop's thread make the calls that report."""
@@ -134,12 +139,14 @@ class TaskPool(BasePool):
         while not state.is_cold() and wait(list(self._futures), LOOK_S).not_done:
             self._make_reports()
         self._make_reports()
+        close_home()
         super().on_stop()
 
     def on_terminate(self) -> None:
-        """Start nothing more; threads cannot be ended."""
+        """Start nothing more, cancel coroutines; threads cannot be ended."""
         self.executor.shutdown(wait=False, cancel_futures=True)
         self._make_reports()
+        close_home()
 
     def flush(self) -> None:
         """Forget the tasks that have not started; their messages come again."""

@@ -23,7 +23,7 @@ GROUND_MAY_IMPORT = {"kombu", "vine", "billiard", "dateutil", "click", "tzlocal"
 OPTIONAL = {
     "cryptography", "setproctitle", "tblib", "pydantic", "redis", "sqlalchemy", "django", "gevent",
     "eventlet", "yaml", "msgpack", "ephem", "pymongo", "boto3", "pymemcache", "IPython", "bpython",
-    "zstandard",
+    "zstandard", "asgiref",
 }  # fmt: skip
 
 
@@ -159,13 +159,19 @@ def test_broad_except_only_at_the_edges() -> None:
 
 #: module -> why it may catch everything
 EDGES: dict[str, str] = {
+    "taskq.app.encoding": "a user's serializer may raise anything; it becomes an EncodeError",
+    "taskq.app.models": "a user's model may raise anything while it is tried; it is sent as it is",
     "taskq.app.retry": "whatever keeps a retry from being sent, its first message is rejected",
     "taskq.app.trace": "the tracer's edge, and its dispatch of hooks",
+    "taskq.backends.awaiting": "the thread's edge: who awaits a result is told what broke",
     "taskq.backends.error_coding": "the constructor of a user's exception may raise anything",
     "taskq.backends.outcomes": "errbacks are hooks; a store judges its own errors before a retry",
+    "taskq.backends.redis_reader": "the thread's edge: who waits for a result is told what broke",
     "taskq.bin.main": "importing the user's application may raise anything; it is shown",
     "taskq.bootsteps": "a user's step that fails to stop must not keep the others from stopping",
     "taskq.concurrency.base": "what ends a run without being an error is reported as a lost worker",
+    "taskq.concurrency.event_loop": "errors of a coroutine are handed over, not the loop's",
+    "taskq.concurrency.heritage": "pickling an application may run the user's code",
     "taskq.concurrency.job": "callbacks are hooks: one job's must not stop the pool",
     "taskq.concurrency.process_answers": "unpickling an answer may run the user's code",
     "taskq.concurrency.process_child": "the child's edge: a job's errors are answers",

@@ -5,6 +5,7 @@ An adapter gives `url`, and `age()` that makes everything in the store some seco
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -109,6 +110,29 @@ class BackendContract:
     @pytest.fixture
     def task_id(self) -> str:
         return str(uuid.uuid4())
+
+    # -- asyncio
+
+    def test_results_can_be_awaited(self, make_app: Any) -> None:
+        app, worker = make_app(), make_app()
+        ids = [str(uuid.uuid4()) for _ in range(40)]
+
+        def store(half: list[str]) -> None:
+            for task_id in half:
+                worker.backend.store_result(task_id, f"of {task_id}", states.SUCCESS)
+
+        async def main() -> list[Any]:
+            await asyncio.to_thread(store, ids[:20])
+            waiting = [asyncio.ensure_future(app.AsyncResult(each).aget()) for each in ids]
+            given_up = app.AsyncResult(ids[-1])
+            with pytest.raises(TimeoutError):
+                await given_up.aget(timeout=0.01)
+            await asyncio.gather(*waiting[:20])
+            await asyncio.to_thread(store, ids[20:])
+            return await asyncio.gather(*waiting)
+
+        assert asyncio.run(main()) == [f"of {task_id}" for task_id in ids]
+        assert asyncio.run(app.AsyncResult(ids[0]).aget()) == f"of {ids[0]}"
 
     # -- the port
 

@@ -89,6 +89,8 @@ class Site:
         self.proxy = Proxy(port)
         #: When the broker was last to be reached again after a loss.
         self.back_at = 0.0
+        #: The broker's process, where a test may kill it.
+        self.server: Any = None
         #: How often the worker must have connected by now.
         self.connections = 1
         self.settings = {"broker_url": self.proxy.through(url), **settings}
@@ -200,8 +202,9 @@ class LossContract:
             assert early.get(timeout=PATIENCE_S) == "short"
             site.check_consumes(worker, "last")
             self.check_settled(site, worker)
-            total = site.app.control.inspect(timeout=PATIENCE_S, limit=1).stats()
-            assert total[worker.name]["total"] == {"loss.late": 1, "loss.early": 3}
+            stats = site.app.control.inspect(timeout=PATIENCE_S, limit=1).stats()
+            total = stats[worker.name]["total"]
+            assert total == {"loss.late": 1, "loss.early": 3}, (total, worker.log)
         for name in ("long", "short", "afterwards", "last"):
             assert site.count("start", name) == site.count("end", name) == 1, name
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import WorkerLostError
+from contract import async_jobs
 from patience import wait_until
 
 from taskq.concurrency.base import BasePool
@@ -55,8 +56,6 @@ def original(exception: Any) -> Any:
 class PoolContract:
     """Subclass with `make_pool` and, for pools that work beside the caller, `wait`."""
 
-    #: What the pool makes of a job that leaves the process.
-    left_error: type[BaseException] = WorkerLostError
     #: False: a job's own errors are raised by `apply_async` itself.
     reports_errors = True
 
@@ -93,7 +92,7 @@ class PoolContract:
         self.wait(journal)
         assert journal.names() == ["accepted", "error"]
         exception = journal.entries[1][1].exception
-        assert isinstance(original(exception), self.left_error)
+        assert isinstance(original(exception), WorkerLostError)
         assert "SystemExit" in repr(journal.entries[1][1].traceback)
 
     def test_an_error_of_the_job_is_reported(self, pool: BasePool) -> None:
@@ -138,6 +137,46 @@ class PoolContract:
         pool.apply_async(add, (1, 1), **second.options())
         self.wait(second)
         assert second.entries[-1] == ("done", 2)
+
+    # --- coroutines -------------------------------------------------------------------------------
+
+    def test_coroutines_of_a_process_share_a_loop_that_lives_between_them(
+        self, pool: BasePool
+    ) -> None:
+        server = async_jobs.Server()
+        try:
+            journals = [Journal() for _ in range(50)]
+            for number, journal in enumerate(journals):
+                pool.apply_async(async_jobs.run, ("ask", server.port, number), **journal.options())
+                self.wait(journal)
+            values = [journal.entries[-1][1] for journal in journals]
+            assert [answer for _, _, answer in values] == list(range(50))
+            processes = {process for process, _, _ in values}
+            assert len({value[:2] for value in values}) == len(processes) == len(server.clients)
+            # Nothing runs now.
+            server.ping()
+        finally:
+            pool.close()
+            pool.stop()
+            server.close()
+
+    def test_an_error_of_a_coroutine_is_reported(self, pool: BasePool) -> None:
+        journal = Journal()
+        if not self.reports_errors:
+            with pytest.raises(KeyError, match="gone"):
+                pool.apply_async(async_jobs.run, ("fail", "gone"), **journal.options())
+            return
+        pool.apply_async(async_jobs.run, ("fail", "gone"), **journal.options())
+        self.wait(journal)
+        assert repr(original(journal.entries[1][1].exception)) == "KeyError('gone')"
+
+    def test_a_coroutine_that_leaves_the_process_is_a_lost_worker(self, pool: BasePool) -> None:
+        for _ in range(2):
+            journal = Journal()
+            pool.apply_async(async_jobs.run, ("leave",), **journal.options())
+            self.wait(journal)
+            assert journal.names() == ["accepted", "error"]
+            assert isinstance(original(journal.entries[1][1].exception), WorkerLostError)
 
     def test_it_is_active_between_start_and_close(self) -> None:
         pool = self.make_pool()

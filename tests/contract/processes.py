@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from patience import PATIENCE_S
+
 
 class Forked:
     """Runs `function(tell)` in a forked child; what it tells can be waited for here."""
@@ -33,7 +35,7 @@ class Forked:
         finally:
             os._exit(code)
 
-    def hear(self, seconds: float = 10.0) -> Any:
+    def hear(self, seconds: float = PATIENCE_S) -> Any:
         """The next thing the child tells."""
         assert select.select([self._file], [], [], seconds)[0], "the child says nothing"
         return pickle.load(self._file)

@@ -18,6 +18,7 @@ from billiard.exceptions import (
     WorkerLostError,
 )
 from billiard.pool import MaybeEncodingError
+from contract import async_jobs
 from contract import child_jobs as jobs
 from contract.pools import Journal, PoolContract, original
 from kombu.asynchronous import Hub
@@ -34,8 +35,6 @@ class StreamPool(ProcessPool):
 
 
 class ProcessContract(PoolContract):
-    left_error = SystemExit
-
     def until(self, true: Callable[[], Any]) -> None:
         wait_until(true, turn=self.turn)
 
@@ -117,7 +116,7 @@ class ProcessContract(PoolContract):
     def test_sys_exit_is_reported_and_the_child_replaced(self, pool: TaskPool) -> None:
         before = set(pool.info["processes"])
         journal = self.run(pool, jobs.leave, 4)
-        assert self.error_of(journal).code == 4
+        assert str(self.error_of(journal)) == "Worker exited prematurely: exitcode 4."
         self.until(lambda: set(pool.info["processes"]) not in (before, set()))
         assert self.run(pool, max, 1, 2).entries[-1] == ("done", 2)
 
@@ -170,6 +169,47 @@ class ProcessContract(PoolContract):
         assert isinstance(error, TimeLimitExceeded)
         assert error.args == (0.2,)
         assert self.run(pool, max, 1, 2).entries[-1] == ("done", 2)
+
+    # --- coroutines -------------------------------------------------------------------------------
+
+    def test_a_soft_limit_is_raised_at_the_await(self, pool: TaskPool, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+        for _ in range(2):
+            journal = self.run(pool, async_jobs.run, "wait_for_ever", str(mark), soft_timeout=0.1)
+            assert journal.names() == ["accepted", "soft", "done"]
+            assert journal.entries[-1][1] == "to the end"
+        assert mark.read_text() == "sleeping\nSoftTimeLimitExceeded\n" * 2
+        journal = self.run(pool, async_jobs.run, "sleep_twice", soft_timeout=0.1)
+        assert type(self.error_of(journal)) is SoftTimeLimitExceeded
+
+    def test_a_coroutine_that_never_awaits_has_the_hard_limit(self, pool: TaskPool) -> None:
+        journal = self.run(pool, async_jobs.run, "never_await", soft_timeout=0.1, timeout=0.3)
+        self.until(lambda: "hard" in journal.names())
+        assert journal.names() == ["accepted", "soft", "error", "hard"]
+        assert isinstance(self.error_of(journal), TimeLimitExceeded)
+        assert self.run(pool, max, 1, 2).entries[-1] == ("done", 2)
+
+    def test_a_coroutine_that_is_ended_is_cancelled(self, pool: TaskPool, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+        # The loop of this child is an old one.
+        self.run(pool, async_jobs.run, "wait_for_ever", str(tmp_path / "other"), soft_timeout=0.1)
+        journal = self.give(pool, async_jobs.run, "wait_for_ever", str(mark))
+        self.until(lambda: mark.exists() and journal.names() == ["accepted"])
+        pool.terminate_job(journal.entries[0][1][0], signal.SIGTERM)
+        self.wait(journal)
+        assert self.error_of(journal).args == (-signal.SIGTERM,)
+        assert mark.read_text() == "sleeping\nCancelledError\ncleaned up\n"
+        assert self.run(pool, max, 1, 2).entries[-1] == ("done", 2)
+
+    def test_a_coroutine_is_cancelled_when_the_pool_is_terminated(self, tmp_path: Path) -> None:
+        mark = tmp_path / "mark"
+        pool = self.make_pool()
+        pool.start()
+        journal = self.give(pool, async_jobs.run, "wait_for_ever", str(mark))
+        self.until(lambda: mark.exists() and journal.names() == ["accepted"])
+        pool.terminate()
+        assert journal.names() == ["accepted"]
+        assert mark.read_text() == "sleeping\nCancelledError\ncleaned up\n"
 
     # --- numbers of children ----------------------------------------------------------------------
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from pathlib import Path
 
 import pytest
+from contract import async_jobs
 from contract.pools import Journal, PoolContract, shut_down
+from patience import wait_until
 
 from taskq.concurrency.solo import TaskPool
-from taskq.exceptions import WorkerShutdown
+from taskq.exceptions import WorkerShutdown, WorkerTerminate
 from taskq.signals import worker_process_init
 
 
@@ -45,3 +50,26 @@ class TestSoloPool(PoolContract):
         finally:
             worker_process_init.disconnect(on_init)
         assert senders == ["w@here"]
+
+    def test_a_signal_that_ends_the_worker_cancels_the_coroutine(
+        self, pool: TaskPool, tmp_path: Path
+    ) -> None:
+        mark = tmp_path / "mark"
+
+        def end(*args: object) -> None:
+            raise WorkerTerminate(1)
+
+        def signal_it() -> None:
+            wait_until(mark.exists)
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+        before = signal.signal(signal.SIGUSR2, end)
+        helper = threading.Thread(target=signal_it)
+        helper.start()
+        try:
+            with pytest.raises(WorkerTerminate):
+                pool.apply_async(async_jobs.run, ("wait_for_ever", str(mark)))
+        finally:
+            helper.join()
+            signal.signal(signal.SIGUSR2, before)
+        assert mark.read_text() == "sleeping\nCancelledError\ncleaned up\n"

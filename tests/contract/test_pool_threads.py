@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
+from contract import async_jobs
 from contract.pools import Journal, PoolContract
 from kombu.asynchronous import Hub
-from patience import PATIENCE_S
+from patience import PATIENCE_S, wait_until
 
 from taskq.concurrency.thread import TaskPool
 
@@ -70,3 +72,15 @@ class TestThreadsPool(PoolContract):
     def test_it_cannot_end_a_running_task(self, pool: TaskPool) -> None:
         with pytest.raises(NotImplementedError, match="kill_job"):
             pool.terminate_job(1)
+
+    def test_coroutines_run_at_the_same_time(self, pool: TaskPool, tmp_path: Path) -> None:
+        marks = [tmp_path / "1", tmp_path / "2"]
+        journals = Journal(), Journal()
+        for mark, journal in zip(marks, journals, strict=True):
+            pool.apply_async(async_jobs.run, ("wait_for_ever", str(mark)), **journal.options())
+        wait_until(lambda: all(mark.exists() for mark in marks), "both sleep")
+        assert "taskq-loop" in {thread.name for thread in threading.enumerate()}
+        pool.terminate()
+        for mark in marks:
+            assert mark.read_text() == "sleeping\nCancelledError\ncleaned up\n"
+        assert "taskq-loop" not in {thread.name for thread in threading.enumerate()}

@@ -28,3 +28,18 @@ class TestRedis(TransportContract):
 
 class TestWithPrefix(TestRedis):
     OPTIONS: dict[str, Any] = {"global_keyprefix": "mine:"}
+
+
+@pytest.mark.long
+class TestKombuRedis(TestRedis):
+    """kombu's own transport."""
+
+    LACKS = TestRedis.LACKS | {"batch"}
+    OPTIONS: dict[str, Any] = {"lane": "kombu"}
+
+    # What is given back comes in the opposite order;
+    test_closing_gives_back_what_is_not_acked = None
+    # a binding is for ever;
+    test_an_unbound_queue_gets_nothing_more = None
+    # and who has not declared an exchange does not know its type.
+    test_other_connections_see_queues_and_bindings = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from patience import PATIENCE_S
 
 from taskq import Celery
 from taskq.app import trace
@@ -32,12 +33,12 @@ def serving(app: Celery, **options: Any) -> Iterator[WorkController]:
     thread = threading.Thread(target=worker.start, name="worker")
     thread.start()
     try:
-        assert ready.wait(10), "the worker does not come up"
+        assert ready.wait(PATIENCE_S), "the worker does not come up"
         yield worker
     finally:
         # A message, not just a flag: it ends the wait for the broker at once.
         app.control.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE_S)
         forget()
         state.revoked.clear()
         state.revoked_stamps.clear()
@@ -49,10 +50,3 @@ def forget() -> None:
     """Make the state of the process that of one that has seen no worker."""
     state.reset_state()
     state.should_stop = state.should_terminate = None
-
-
-def wait_until(true: Callable[[], Any], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it does not come true"
-        time.sleep(0.002)

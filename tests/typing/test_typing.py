@@ -43,6 +43,21 @@ def shared_bound(self: Any, x: bytes) -> bytes:
     return x
 
 
+@app.task
+async def fetch(url: str) -> bytes:
+    return b""
+
+
+@app.task(name="other fetch", bind=True)
+async def bound_fetch(self: Any, url: str) -> bytes:
+    return b""
+
+
+@shared_task
+async def shared_fetch(url: str) -> bytes:
+    return b""
+
+
 class Greet(Task[[str], str]):
     def run(self, name: str) -> str:
         return f"hello {name}"
@@ -67,6 +82,21 @@ text: str = join.apply_async(("a",)).get(timeout=1)
 numbers: list[int] = bound.delay(1).get()
 direct: int = add(1, 2)
 real: float = shared.delay(1.0).get()
+fetched: bytes = fetch.delay("u").get()
+fetched = bound_fetch.delay("u").get()
+fetched = shared_fetch.delay("u").get()
+fetch.delay(1)  # E
+bound_fetch.delay(1)  # E
+
+
+async def main() -> bytes:
+    await fetch.adelay(1)  # E
+    number: int = await add.delay(1, 2)
+    wrong: str = await add.delay(1, 2).aget(timeout=1)  # E
+    await fetch("u")
+    return await (await fetch.adelay("u"))
+
+
 signed = (add.s(1) | join.s()).apply_async(countdown=3)
 add.name.upper()
 add.request.retries + 1

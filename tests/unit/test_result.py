@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq import Celery
 from taskq._state import _set_task_join_will_block
@@ -100,12 +101,12 @@ class TestLooking:
 class TestGet:
     def test_raises_what_the_task_raised(self, result: Any) -> None:
         with pytest.raises(ValueError, match="boo"):
-            result("bad").get(timeout=1)
+            result("bad").get(timeout=PATIENCE_S)
         with pytest.raises(TaskRevokedError, match="why"):
-            result("gone").get(timeout=1)
+            result("gone").get(timeout=PATIENCE_S)
 
     def test_propagate_false_gives_the_exception(self, result: Any) -> None:
-        assert isinstance(result("bad").get(timeout=1, propagate=False), ValueError)
+        assert isinstance(result("bad").get(timeout=PATIENCE_S, propagate=False), ValueError)
 
     @pytest.mark.parametrize("task_id", ["progress", "retry", "unknown"])
     def test_times_out(self, result: Any, task_id: str) -> None:
@@ -137,7 +138,7 @@ class TestGet:
         waiting = threading.Event()
 
         def end() -> None:
-            waiting.wait(5)
+            waiting.wait(PATIENCE_S)
             store.store_result("unknown", "done", "SUCCESS")
 
         thread = threading.Thread(target=end)
@@ -159,7 +160,7 @@ class TestParents:
             result("ok", parent=result("bad")).get()
         with pytest.raises(ValueError, match="boo"):
             far = result("unknown", parent=result("unknown2", parent=result("bad")))
-            far.get(timeout=1)
+            far.get(timeout=PATIENCE_S)
 
     def test_unless_told_not_to_look(self, result: Any) -> None:
         child = result("ok", parent=result("bad"))
@@ -176,7 +177,7 @@ class TestParents:
             store.mark_as_failure("parent", KeyError("late"))
 
         with pytest.raises(KeyError):
-            child.get(timeout=5, interval=0.01, on_interval=fail_parent)
+            child.get(timeout=PATIENCE_S, interval=0.01, on_interval=fail_parent)
         assert calls == [1]
 
     def test_are_forgotten_too(self, result: Any) -> None:

@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq import Celery
 from taskq.backends.memory import MemoryBackend, MemoryStore
@@ -70,11 +71,11 @@ class TestCollection:
 @pytest.mark.parametrize("how", ["get", "join", "join_native"])
 class TestJoining:
     def test_values_in_order(self, results: Any, how: str) -> None:
-        assert getattr(results("b", "a"), how)(timeout=1) == [2, 1]
+        assert getattr(results("b", "a"), how)(timeout=PATIENCE_S) == [2, 1]
 
     def test_an_error_is_raised(self, results: Any, how: str) -> None:
         with pytest.raises(ValueError, match="boo"):
-            getattr(results("a", "bad"), how)(timeout=1)
+            getattr(results("a", "bad"), how)(timeout=PATIENCE_S)
 
     def test_or_given(self, results: Any, how: str) -> None:
         values = getattr(results("a", "bad"), how)(timeout=1, propagate=False)
@@ -94,14 +95,14 @@ class TestJoining:
 
     def test_groups_in_groups(self, app: Any, group: Any, how: str) -> None:
         outer = GroupResult("o", [group("i", "a", "b"), AsyncResult("a", app=app)], app=app)
-        assert getattr(outer, how)(timeout=1) == [[1, 2], 1]
+        assert getattr(outer, how)(timeout=PATIENCE_S) == [[1, 2], 1]
         stuck = GroupResult("o", [group("i", "runs")], app=app)
         with pytest.raises(TimeoutError):
             getattr(stuck, how)(timeout=0.02)
 
     def test_eager_members(self, app: Any, how: str) -> None:
         mixed = [EagerResult("e", 9, "SUCCESS"), AsyncResult("a", app=app)]
-        assert getattr(GroupResult("g", mixed, app=app), how)(timeout=1) == [9, 1]
+        assert getattr(GroupResult("g", mixed, app=app), how)(timeout=PATIENCE_S) == [9, 1]
 
 
 def test_on_message_needs_a_native_join(results: Any) -> None:
@@ -196,10 +197,10 @@ class TestGroupResult:
         one = group("g", "a", "b")
         for other in (copy.copy(one), pickle.loads(pickle.dumps(one))):
             assert other == one
-            assert other.get(timeout=1) == [1, 2]
+            assert other.get(timeout=PATIENCE_S) == [1, 2]
 
     def test_of_the_app(self, app: Any) -> None:
         one = app.GroupResult("g", [app.AsyncResult("a")])
         one.save()
         assert app.GroupResult.restore("g") == one
-        assert one.get(timeout=1) == [1]
+        assert one.get(timeout=PATIENCE_S) == [1]

@@ -156,7 +156,8 @@ class TestDestination:
         send(app, queue=Broadcast("news"))
         send(app, exchange="e", routing_key="k")
         send(app, queue="images", declare=[])
-        assert [[q.name for q in call["declare"]] for call in published] == [["images"], ["news"], [], []]
+        declared = [[each.name for each in call["declare"]] for call in published]
+        assert declared == [["images"], ["news"], [], []]
 
     def test_settings_and_options(self, published):
         app = make_app(

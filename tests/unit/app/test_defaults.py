@@ -25,7 +25,7 @@ def as_json(value):
 
 
 #: Settings Celery does not have.
-OURS = {"broker_publish_timeout"}
+OURS = {"broker_publish_timeout", "worker_eta_in_broker"}
 
 
 def test_has_every_setting_of_celery_and_few_others():

@@ -16,7 +16,7 @@ from taskq import _state
 from taskq.app import shared_task
 from taskq.app.base import Celery
 from taskq.app.task import Task
-from taskq.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
+from taskq.exceptions import DuplicateTaskNameWarning
 from taskq.utils.proxy import PromiseProxy, maybe_evaluate
 
 
@@ -245,12 +245,6 @@ def test_autodiscover_waits_for_the_import_of_modules(monkeypatch: pytest.Monkey
     app.autodiscover_tasks(["discovered"], force=True)
     with pytest.raises(ModuleNotFoundError, match="no_such_package_here"):
         app.loader.import_default_modules()
-
-
-def test_pydantic_is_refused_clearly() -> None:
-    task = make_app().task(pydantic=True)(plain)
-    with pytest.raises(ImproperlyConfigured, match="pydantic"):
-        _ = task.name
 
 
 def test_threads_that_use_a_lazy_task_at_once_get_the_same_one() -> None:

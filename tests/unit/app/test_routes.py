@@ -262,4 +262,7 @@ class TestBareRouter:
         router = Router(queues=Queues())
         assert router.expand_destination("q")["queue"].name == "q"
         assert router.expand_destination({"queue": None, "priority": 1}) == {"priority": 1}
+        for nonsense in (5, ["q"], ("q", 1)):
+            with pytest.raises(TypeError, match="a router must return the name of a queue"):
+                router.expand_destination(nonsense)
         assert router.lookup_route("t") is None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq import utils
 from taskq.exceptions import CDeprecationWarning, CPendingDeprecationWarning
@@ -133,6 +134,6 @@ def test_memory_and_blocks() -> None:
     with debug.blockdetection(60):
         pass
     with pytest.raises(RuntimeError, match="blocking detection"), debug.blockdetection(0.01):
-        threading.Event().wait(5)
+        threading.Event().wait(PATIENCE_S)
     with debug.blockdetection(None):
         pass

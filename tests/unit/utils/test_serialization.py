@@ -10,6 +10,9 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from kombu.exceptions import ContentDisallowed, DecodeError
+from kombu.message import Message
+from kombu.serialization import registry
 
 from taskq.context import Context
 from taskq.exceptions import MaxRetriesExceededError, Retry, TaskRevokedError
@@ -193,3 +196,37 @@ def test_jsonify() -> None:
 def test_base64() -> None:
     assert serialization.b64decode(serialization.b64encode(b"\x00a")) == b"\x00a"
     assert serialization.b64encode("abc") == "YWJj"
+
+
+class TestReadPayload:
+    """A message's body, read the short way and kombu's."""
+
+    PLAIN = b'[[1, "\xc3\xa4"], {"a": null}, {"chord": null}]'
+    TYPED = b'[[{"__type__": "datetime", "__value__": "2026-01-02T03:04:05+00:00"}], {}, {}]'
+
+    def message(self, body: Any, accept: str = "application/json") -> Message:
+        return Message(
+            body=body, content_type="application/json", content_encoding="utf-8", accept={accept}
+        )
+
+    @pytest.mark.parametrize("body", [PLAIN, PLAIN.decode(), TYPED, b"null", b"[]"])
+    def test_it_is_what_kombu_gives_and_kept(self, body: Any) -> None:
+        message = self.message(body)
+        read = serialization.read_payload(message)
+        assert read == self.message(body).payload
+        assert message.payload == read
+
+    @pytest.mark.parametrize(
+        "body", [b"[1", b"\xff", b"[" * 100_000], ids=["cut", "not text", "deep"]
+    )
+    def test_what_is_wrong_is_said_as_kombu_says_it(self, body: bytes) -> None:
+        with pytest.raises(DecodeError):
+            serialization.read_payload(self.message(body))
+
+    def test_what_is_not_accepted_is_not_read(self) -> None:
+        with pytest.raises(ContentDisallowed):
+            serialization.read_payload(self.message(self.PLAIN, "application/x-yaml"))
+
+    def test_another_reader_of_json_is_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(registry._decoders, "application/json", lambda body: ["other"])
+        assert serialization.read_payload(self.message(self.PLAIN)) == ["other"]

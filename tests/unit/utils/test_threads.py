@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq.utils.threads import (
     Local,
@@ -105,7 +106,7 @@ def test_a_background_thread_runs_until_it_is_stopped() -> None:
     thread = Counter()
     assert thread.daemon
     thread.start()
-    assert thread.enough.wait(5)
+    assert thread.enough.wait(PATIENCE_S)
     thread.stop()
     assert not thread.is_alive()
 
@@ -117,7 +118,9 @@ def test_a_crash_in_a_background_thread_ends_the_process() -> None:
         "    def body(self): raise KeyError('broken')\n"
         "Broken().start(); threading.Event().wait()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 1
     assert "'Broken' crashed: KeyError('broken')" in done.stderr
 

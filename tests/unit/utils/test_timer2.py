@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq.utils.timer2 import Timer
 
@@ -34,7 +35,7 @@ def test_entries_run_when_they_are_due(timer: Timer) -> None:
     timer.call_after(0.01, ran.append, ("first",))
     cancelled = timer.call_after(0.005, ran.append, ("never",))
     timer.cancel(cancelled)
-    assert done.wait(5)
+    assert done.wait(PATIENCE_S)
     assert ran == ["first", "second"]
 
 
@@ -48,7 +49,7 @@ def test_an_entry_that_raises_is_reported_and_the_next_one_runs() -> None:
 
     timer.call_after(0, broken)
     timer.call_after(0.01, done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE_S)
     timer.stop()
     assert repr(errors[0]) == "KeyError('broken')"
 
@@ -57,7 +58,7 @@ def test_repeated_entries(timer: Timer) -> None:
     turns = threading.Semaphore(0)
     entry = timer.call_repeatedly(0.001, turns.release)
     for _ in range(3):
-        assert turns.acquire(timeout=5)
+        assert turns.acquire(timeout=PATIENCE_S)
     entry.cancel()
 
 
@@ -66,9 +67,9 @@ def test_a_new_entry_wakes_the_thread() -> None:
     timer = Timer(on_tick=lambda delay: waiting.set(), max_interval=1000)
     done = threading.Event()
     timer.call_after(1000, print)
-    assert waiting.wait(5)
+    assert waiting.wait(PATIENCE_S)
     timer.call_after(0, done.set)
-    assert done.wait(5)
+    assert done.wait(PATIENCE_S)
     timer.stop()
     assert not timer.is_alive()
 

@@ -97,6 +97,16 @@ def test_what_was_acknowledged_before_is_acknowledged_again(deliver: Any) -> Non
     assert (first.settled, again.settled) == (["ack"], ["ack"])
 
 
+def test_what_was_acknowledged_as_the_connection_broke_is_not_run_again(deliver: Any) -> None:
+    first, again = Delivery(channel(), 1), Delivery(channel(), 1, redelivered=True)
+    (request,) = deliver(first)
+    request.acknowledge()
+    lose(request)
+    state.task_ready(request)
+    assert deliver(again) == [request]
+    assert (first.settled, again.settled) == (["ack"], ["ack"])
+
+
 def test_a_second_message_of_the_same_call_is_not_run_beside_the_first(deliver: Any) -> None:
     shared = channel()
     first, copy = Delivery(shared, 1), Delivery(shared, 2, redelivered=True)
