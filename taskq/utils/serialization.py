@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import io
+import json
 import numbers
 import pickle
 import sys
@@ -19,8 +20,10 @@ from functools import partial
 from inspect import getmro
 from typing import Any, NoReturn
 
+from kombu.serialization import registry
 from kombu.utils import imports as kombu_imports
 from kombu.utils.encoding import bytes_to_str, safe_repr, str_to_bytes
+from kombu.utils.json import loads as load_json
 
 from taskq.utils.imports import home_module, symbol_by_name
 
@@ -40,6 +43,7 @@ __all__ = (
     "pickle_dumps",
     "pickle_loads",
     "raise_with_context",
+    "read_payload",
     "strtobool",
     "subclass_exception",
     "wire_module",
@@ -157,10 +161,10 @@ def find_pickleable_exception(
         # A user's class may raise anything at all while it is made or pickled.
         try:
             superexc: BaseException = cls(*exc.args)
-            loads(dumps(superexc))
+            if isinstance(loads(dumps(superexc)), BaseException):
+                return superexc
         except Exception:
             continue
-        return superexc
     return None
 
 
@@ -180,11 +184,11 @@ def get_pickleable_etype(
 def get_pickleable_exception(exc: BaseException) -> BaseException:
     """`exc` if it can be pickled; else as its nearest base that can; else wrapped."""
     try:
-        pickle_loads(pickle_dumps(exc))
+        # A class may have itself pickled as something else.
+        if isinstance(pickle_loads(pickle_dumps(exc)), BaseException):
+            return exc
     except Exception:  # see find_pickleable_exception
         pass
-    else:
-        return exc
     nearest = find_pickleable_exception(exc)
     return nearest or UnpickleableExceptionWrapper.from_exception(exc)
 
@@ -213,7 +217,7 @@ class UnpickleableExceptionWrapper(Exception):
     def __init__(
         self, exc_module: str, exc_cls_name: str, exc_args: Iterable[Any], text: str | None = None
     ) -> None:
-        safe_args = ensure_serializable(exc_args, pickle_dumps)
+        safe_args = ensure_serializable(exc_args, lambda arg: pickle_loads(pickle_dumps(arg)))
         self.exc_module = exc_module
         self.exc_cls_name = exc_cls_name
         self.exc_args = safe_args
@@ -337,3 +341,30 @@ def _jsonify_moment(value: datetime.date | datetime.time) -> str:
     else:
         text = value.isoformat()
     return text[:-6] + "Z" if text.endswith("+00:00") else text
+
+
+JSON = "application/json"
+
+_decode_plain = json.JSONDecoder().decode
+
+
+def read_payload(message: Any) -> Any:
+    """The decoded body of a kombu message, as its `payload` gives it and keeps it.
+
+    Plain JSON, which nearly all bodies are, is read a shorter way; what is wrong with any other
+    body is for `payload` to say.
+    """
+    body = message.body
+    if (
+        message._decoded_cache is None
+        and message.content_type == JSON
+        and (message.accept is None or JSON in message.accept)
+        and registry._decoders.get(JSON) is load_json
+        and type(body) is bytes
+        and b"__type__" not in body
+    ):
+        try:
+            message._decoded_cache = _decode_plain(body.decode())
+        except (ValueError, RecursionError):
+            pass
+    return message.payload

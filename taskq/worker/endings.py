@@ -104,7 +104,9 @@ def _begin_soft_shutdown(worker: AnyWorker) -> bool:
     """Give running tasks the time the settings grant; False when there is none, or no task."""
     conf = worker.app.conf
     seconds = conf.worker_soft_shutdown_timeout
-    is_needed = state.active_requests or conf.worker_enable_soft_shutdown_on_idle
+    # A child may have begun what its parent still counts as reserved. If not, the end is soon.
+    is_busy = state.active_requests or state.reserved_requests
+    is_needed = is_busy or conf.worker_enable_soft_shutdown_on_idle
     if not seconds or seconds <= 0 or not is_needed or state.should_terminate is not None:
         return False
 

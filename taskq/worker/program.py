@@ -33,7 +33,7 @@ __all__ = ("STAGES", "Worker")
 #: What is started, in this order; the consumer's stages run inside the last one.
 STAGES: dict[str, tuple[str, ...]] = {
     "worker": ("Timer", "Hub", "Pool", "Autoscaler", "Consumer"),
-    "consumer": ("Connection", "Agent", "Tasks", "Control", "event loop"),
+    "consumer": ("Connection", "Agent", "Tasks", "DelayedDelivery", "Control", "event loop"),
 }
 
 BANNER = """\

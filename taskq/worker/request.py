@@ -146,6 +146,9 @@ class Request(Revocable):
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
         if isinstance(exc, Reject):
+            if not exc.requeue:
+                self._store_failure(exc, exc_info, calls_hook=False)
+                self._announce_failed(exc, exc_info)
             return self.reject(requeue=exc.requeue)
         if isinstance(exc, Ignore):
             return self.acknowledge()
@@ -163,11 +166,15 @@ class Request(Revocable):
         if not return_ok and not requeued:
             # Nobody has stored it: the child is gone.
             self._store_failure(exc, exc_info)
-        if send_failed_event and not requeued and self.eventer is not None:
-            self.send_event("task-failed", exception=repr(exc), traceback=exc_info.traceback)
+        if send_failed_event and not requeued:
+            self._announce_failed(exc, exc_info)
         if not return_ok:
             logger.error("Task handler raised error: %r", exc, exc_info=exc_info.exc_info)
         return None
+
+    def _announce_failed(self, exc: BaseException, exc_info: ExceptionInfo) -> None:
+        if self.eventer is not None:
+            self.send_event("task-failed", exception=repr(exc), traceback=exc_info.traceback)
 
     def _retry_lost(self, exc: WorkerLostError) -> bool:
         """Send a task again whose child was lost, if it is to be and has retries left."""
@@ -210,7 +217,9 @@ class Request(Revocable):
         else:
             self.reject(requeue=True)
 
-    def _store_failure(self, exc: BaseException, einfo: ExceptionInfo | None = None) -> None:
+    def _store_failure(
+        self, exc: BaseException, einfo: ExceptionInfo | None = None, calls_hook: bool = True
+    ) -> None:
         """Do, in the child's place, what belongs to a failure; once."""
         if self._failure_stored:
             return
@@ -220,7 +229,8 @@ class Request(Revocable):
             self.id, exc, request=self._context, store_result=self.store_errors
         )
         try:
-            task.on_failure(exc, self.id, self.args, self.kwargs, einfo)
+            if calls_hook:
+                task.on_failure(exc, self.id, self.args, self.kwargs, einfo)
         except Exception as error:  # a hook of the user's must not stop the worker
             logger.error("Task %s on_failure handler raised: %r", self, error, exc_info=True)
         if task_failure.receivers:

@@ -155,9 +155,11 @@ class RequestMessage:
 
     def outlive_connection(self) -> None:
         """The connection is lost and the task runs on: its end is remembered for the redelivery."""
-        if self.acknowledged:
-            return
         settle, key = self.on_ack, self.run_key
+        if self.acknowledged:
+            # The broker need not have heard of it.
+            state.ended_unsettled.add(key)
+            return
 
         def on_ack(log: Any, errors: Any) -> None:
             state.ended_unsettled.add(key)

@@ -32,6 +32,9 @@ __all__ = ("Decision", "decide", "default", "hybrid_to_proto2", "proto1_to_proto
 
 logger = get_logger(__name__)
 
+#: Seconds a task waits in the worker, where the broker can keep those that wait longer.
+LONGEST_HELD_S = 5.0
+
 Handler = Callable[[Any, Any, Callable[..., Any], Callable[..., Any], Iterable[Any]], None]
 
 
@@ -133,7 +136,8 @@ class _TypeHandler:
     ) -> None:
         """Make a request of the message and act on what is decided about it."""
         request = self.take_on(message, body, ack, reject)
-        if request.delivery_info["redelivered"] and _is_here_already(request):
+        comes_again = request.delivery_info["redelivered"] or getattr(message, "is_back", False)
+        if comes_again and _is_here_already(request):
             return
         if self.logs_received:
             _log_received(self.info, request)
@@ -149,6 +153,8 @@ class _TypeHandler:
         )
         if decision is Decision.NEVER:
             request.revoked()
+            return
+        if decision is Decision.WAIT_FOR_ETA and _wait_in_broker(self.consumer, request):
             return
         if task_received.receivers:
             task_received.send(sender=self.consumer, request=request)
@@ -225,6 +231,15 @@ def _send_received(request: Any) -> None:
         eta=request.eta and request.eta.isoformat(),
         expires=request.expires and request.expires.isoformat(),
     )
+
+
+def _wait_in_broker(consumer: Any, request: Any) -> bool:
+    """Have the broker keep a message whose ETA is far; False when it is to be held here."""
+    seconds: float = (request.eta - datetime.now(timezone.utc)).total_seconds()
+    if seconds <= LONGEST_HELD_S or not consumer.park(request, seconds):
+        return False
+    logger.debug("Task %s waits in the broker", request)
+    return True
 
 
 def _wait_for_eta(consumer: Any, request: Any, bucket: Any, error: Callable[..., Any]) -> None:

@@ -109,7 +109,7 @@ def describe(result):
     }  # fmt: skip
     if result.ready():
         try:
-            result.get(timeout=1)
+            result.get(timeout=60)
         except Exception as exc:
             facts["raised"] = [type(exc).__name__, str(exc)]
     return facts

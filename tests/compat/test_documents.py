@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 HERE = Path(__file__).parent
 RECORDED = HERE / "recorded_documents.json"
@@ -35,7 +36,7 @@ def run(python: str | None, program: tuple[str, ...], action: str, data: Any = N
     start = [sys.executable, "-c", AS_CELERY, path] if python is None else [python, path]
     done = subprocess.run(
         [*start, action, *program[1:]],
-        input=json.dumps(data), capture_output=True, text=True, timeout=60,
+        input=json.dumps(data), capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -13,13 +13,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -115,7 +115,7 @@ class Sides:
         done = subprocess.run(
             [self.pythons[side], "-c", start + textwrap.dedent(code)],
             cwd=self.folder, env=self.environment(side), capture_output=True, text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -143,14 +143,14 @@ class Sides:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         try:
-            assert ready.wait(30), "".join(lines)
+            assert ready.wait(PATIENCE_S), "".join(lines)
             yield lines
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0, "".join(lines)
+            assert process.wait(timeout=PATIENCE_S) == 0, "".join(lines)
         finally:
             process.kill()
             process.wait()
-            reader.join(10)
+            reader.join(PATIENCE_S)
             assert process.stdout is not None
             process.stdout.close()
 
@@ -161,11 +161,11 @@ class Sides:
         return [json.loads(line) for line in path.read_text().splitlines()]
 
     def wait_for_notes(self, count: int, lines: list[str]) -> list[list[Any]]:
-        end = time.monotonic() + 30
-        while len(notes := self.notes()) < count and time.monotonic() < end:
-            time.sleep(0.05)
-        assert len(notes) >= count, f"{notes}\n{''.join(lines)}"
-        return notes
+        wait_until(
+            lambda: len(self.notes()) >= count, f"{count} notes",
+            report=lambda: f"{self.notes()}\n{''.join(lines)}",
+        )  # fmt: skip
+        return self.notes()
 
 
 @pytest.fixture(params=["json", "pickle"])

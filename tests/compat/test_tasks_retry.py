@@ -389,6 +389,7 @@ def test_049_a_retry_that_cannot_be_sent(app, worker, caplog, eventually):
     [told] = [each for each in caplog.records if "reject requeue=False" in each.getMessage()]
     assert told.levelname == "WARNING" and result.id in told.getMessage()
     assert "No encoder installed for no such serializer" in told.getMessage()
+    assert result.state == "FAILURE"
     # Neither a second message nor the first one again.
     with app.connection_for_read() as connection:
         assert connection.default_channel._size("celery") == 0

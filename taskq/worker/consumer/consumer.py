@@ -52,6 +52,7 @@ class Consumer(Deliveries, BrokerLink):
             "celery.worker.consumer.steps:Connection",
             "celery.worker.consumer.steps:Agent",
             "celery.worker.consumer.steps:Tasks",
+            "celery.worker.consumer.steps:DelayedDelivery",
             "celery.worker.consumer.steps:Control",
             "celery.worker.consumer.consumer:Evloop",
         ]
@@ -336,10 +337,16 @@ class Consumer(Deliveries, BrokerLink):
 
     def _send_back(self, request: Any, seconds: float) -> bool:
         """Have the broker keep a request until its turn may come; False when it cannot."""
+        return self.park(request, min(seconds, LONGEST_DELAY_S))
+
+    def park(self, request: Any, seconds: float) -> bool:
+        """Have the broker keep a request for some seconds; False when it is to be held here."""
         delay = getattr(request.message.channel, "basic_delay", None)
-        if delay is None:
+        if delay is None or not self.app.conf.worker_eta_in_broker:
             return False
-        delay(request.message.delivery_tag, min(seconds, LONGEST_DELAY_S))
+        # Channels that cannot always do it say so.
+        if delay(request.message.delivery_tag, seconds) is False:
+            return False
         request.acknowledged = True
         state.task_ready(request)
         return True

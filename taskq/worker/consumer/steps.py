@@ -9,15 +9,24 @@ from __future__ import annotations
 from typing import Any
 
 from kombu.common import QoS, ignore_errors
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
 from kombu.utils.url import maybe_sanitize_url
 
 from taskq.bootsteps import StartStopStep
 from taskq.utils.log import get_logger
 from taskq.worker.pidbox import Pidbox
 
-__all__ = ("Agent", "Connection", "Control", "Tasks")
+__all__ = ("Agent", "Connection", "Control", "DelayedDelivery", "Tasks")
+
+NO_DELAY_QUEUES = (
+    "The delay queues of this broker cannot be set up (%s): tasks with an ETA are not sent by them."
+)
 
 logger = get_logger("taskq.worker.consumer.tasks")
+delays_logger = get_logger("taskq.worker.consumer.delayed_delivery")
 connection_logger = get_logger("taskq.worker.consumer.connection")
 
 
@@ -131,6 +140,38 @@ class Tasks(StartStopStep):
     def info(self, c: Any) -> dict[str, Any]:
         """The prefetch window of now."""
         return {"prefetch_count": c.qos.value if c.qos else "N/A"}
+
+
+class DelayedDelivery(StartStopStep):
+    """RabbitMQ's delay queues, by which senders have tasks wait that go to quorum queues."""
+
+    name = "celery.worker.consumer.delayed_delivery.DelayedDelivery"
+    requires = (Tasks,)
+
+    def include_if(self, c: Any) -> bool:
+        """Only where Celery's senders use them."""
+        return bool(
+            c.app.conf.worker_detect_quorum_queues
+            and c.app.amqp.queues.has_quorum
+            and c.conninfo.transport.driver_type == "amqp"
+        )
+
+    def start(self, c: Any) -> None:
+        """Set them up, and have what comes out of them reach the exchanges of our queues."""
+        queue_type = c.app.conf.broker_native_delayed_delivery_queue_type
+        with c.app.connection_for_write() as connection:
+            try:
+                declare_native_delayed_delivery_exchanges_and_queues(connection, queue_type)
+                for queue in c.app.amqp.queues.consume_from.values():
+                    # By a direct exchange they come at once, and the worker decides.
+                    if any(way.exchange.type != "direct" for way in _ways_to(queue)):
+                        bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+            except connection.channel_errors as exc:
+                delays_logger.warning(NO_DELAY_QUEUES, exc)
+
+
+def _ways_to(queue: Any) -> list[Any]:
+    return [queue] if queue.exchange else list(queue.bindings or ())
 
 
 class Control(StartStopStep):
