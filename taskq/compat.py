@@ -55,6 +55,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "worker.consumer.agent": ("worker.consumer.steps",),
     "worker.consumer.connection": ("worker.consumer.steps",),
     "worker.consumer.control": ("worker.consumer.steps",),
+    "worker.consumer.delayed_delivery": ("worker.consumer.steps",),
     "worker.consumer.tasks": ("worker.consumer.steps",),
 }  # fmt: skip
 

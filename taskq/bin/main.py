@@ -26,6 +26,7 @@ __all__ = ("celery", "main")
 COMMANDS: dict[str, str] = {
     "call": "taskq.bin.messages:call",
     "control": "taskq.bin.remote:control",
+    "delayed": "taskq.bin.delayed:delayed",
     "exec": "taskq.bin.program:exec_",
     "inspect": "taskq.bin.remote:inspect",
     "purge": "taskq.bin.messages:purge",

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -245,6 +245,9 @@ def worker(
         )
     except SecurityError as exc:
         raise CeleryCommandException(str(exc), EX_FAILURE) from exc
+    except ModuleNotFoundError as exc:
+        _explain_missing_module(app, options["include"] or (), exc)
+        raise
     program.start()
     _leave(ctx, program)
 
@@ -253,6 +256,17 @@ def _refuse_what_is_missing(ctx: click.Context, options: dict[str, Any]) -> None
     for name, feature in NOT_YET.items():
         if options.pop(name, None):
             raise click.UsageError(f"this version of taskq does not have {feature} yet", ctx)
+
+
+def _explain_missing_module(app: Any, given: Iterable[str], exc: ModuleNotFoundError) -> None:
+    """End with a sentence when it is one of the modules with tasks that is missing."""
+    for module in (*given, *(app.conf.include or ()), *(app.conf.imports or ())):
+        if f"{module}.".startswith(f"{exc.name}."):
+            message = (
+                f"There is no module {exc.name!r} to import tasks from. Correct -I (--include), or "
+                f"the settings include and imports; looked in {os.getcwd()} and on the Python path."
+            )
+            raise CeleryCommandException(message, EX_FAILURE) from exc
 
 
 def _configure(ctx: click.Context, app: Any) -> None:

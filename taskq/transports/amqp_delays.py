@@ -110,9 +110,13 @@ class Delays:
         """Have the broker keep a message for some seconds; False when it is to be held here."""
         if seconds <= SHORTEST_S or not self._takes(delivery, queue):
             return False
+        due = monotonic() + seconds
         if not (self._channel or self._open()) or not self._bind(queue):
             return False
-        whole = min(int(seconds) - EARLY_S, LONGEST_S)
+        # Setting up may have taken a while.
+        whole = min(int(due - monotonic()) - EARLY_S, LONGEST_S)
+        if whole < 1:
+            return False
         properties = dict(delivery.properties)
         # Meant for the queue it has come from; a delay queue would obey it and pass it on early.
         properties.pop("expiration", None)

@@ -15,13 +15,15 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from heapq import merge
+from itertools import chain, count
 from math import inf
+from operator import attrgetter
 from time import monotonic
 from typing import Any, NamedTuple
 
 from kombu.utils.json import loads
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from taskq.transports.redis_line import Command, Line, build_call
 from taskq.transports.redis_scripts import PARK, RELEASE
@@ -40,7 +42,7 @@ LOOK_S = 3.0
 GAP_S = 0.1
 
 #: Messages of a list that are moved in one step.
-AT_ONCE = 500
+AT_ONCE = 1000
 
 
 class Parked(NamedTuple):
@@ -151,7 +153,7 @@ class Delays:
         elif reply and not self.channel.is_torn:
             logger.warning(
                 "%d waiting task(s) were given to another worker: this one's lease had ended",
-                len(reply),
+                reply,
             )
 
     def take_back(self) -> None:
@@ -164,14 +166,12 @@ class Delays:
     def flush(self) -> None:
         """Park at once what leaves."""
         line = self.channel.line
-        while sent := self._take():
+        while sent := list(self._leaving):
             replies: list[Any] = []
-            try:
-                line.send([self._build_park(sent)], replies.extend)
-                line.hear()
-            except BaseException:
-                self._leaving.extendleft(reversed(sent))
-                raise
+            line.send([self._build_park(sent)], replies.extend)
+            line.hear()
+            for _ in sent:
+                self._leaving.popleft()
             self._on_parked(sent, replies[0])
 
     # -- coming back
@@ -222,22 +222,23 @@ class Delaying(Settling):
         return True
 
     def list_parked(self, queue: str) -> Iterator[Parked]:
-        """Give the messages of a queue that wait for their time, by list the next one due first."""
-        for tags, messages in map(self.keys.delayed, self.lists_of(queue)):
-            start = 0
-            while pairs := self._read_page(tags, start):
-                # Flat, or in pairs: as the protocol has it.
-                flat = list(chain(*pairs)) if isinstance(pairs[0], (list, tuple)) else pairs
-                copies = self.line.ask(("HMGET", messages, *flat[::2]))[0]
-                for due, copy in zip(flat[1::2], copies, strict=True):
-                    if copy is not None:
-                        yield Parked(float(due), self.Message(loads(copy), channel=self))
-                start += AT_ONCE
+        """Give the messages of a queue that wait for their time, the next one due first."""
+        return merge(*map(self._list_beside, self.lists_of(queue)), key=attrgetter("due"))
 
-    def _read_page(self, tags: str, start: int) -> list[Any]:
-        command = ("ZRANGE", tags, start, start + AT_ONCE - 1, "WITHSCORES")
-        pages: list[list[Any]] = self.line.ask(command)
-        return pages[0]
+    def _list_beside(self, name: str) -> Iterator[Parked]:
+        tags, messages = self.keys.delayed(name)
+        for start in count(0, AT_ONCE):
+            (found,) = self.line.ask(("ZRANGE", tags, start, start + AT_ONCE - 1, "WITHSCORES"))
+            if not found:
+                return
+            # Flat, or in pairs: as the protocol has it.
+            flat = list(chain(*found)) if isinstance(found[0], (list, tuple)) else found
+            copies = self.line.ask(("HMGET", messages, *flat[::2]))[0]
+            for due, copy in zip(flat[1::2], copies, strict=True):
+                if copy is not None:
+                    payload = loads(copy)
+                    payload["properties"].setdefault("delivery_tag", "")
+                    yield Parked(float(due), self.Message(payload, channel=self))
 
     def release_parked(self, queue: str) -> int:
         """Put all that waits back into a queue now; gives the number of messages."""
@@ -249,22 +250,26 @@ class Delaying(Settling):
 
     def _count_parked(self, queue: str) -> int:
         keys = [self.keys.delayed(name)[0] for name in self.lists_of(queue)]
-        return sum(self.line.ask(*[("ZCARD", key) for key in keys]))
+        try:
+            return sum(self.line.ask(*[("ZCARD", key) for key in keys]))
+        except ResponseError:
+            # What some program has put there must not keep a worker from starting.
+            return 0
 
     def _drop_parked(self, queue: str) -> None:
         keys = [key for name in self.lists_of(queue) for key in self.keys.delayed(name)]
         self.line.ask(("DEL", *keys))
 
     def _size(self, queue: str) -> int:
-        return int(super()._size(queue)) + self._count_parked(queue)
+        return super()._size(queue) + self._count_parked(queue)
 
     def _has_queue(self, queue: str, **kwargs: Any) -> bool:
         return super()._has_queue(queue, **kwargs) or bool(self._count_parked(queue))
 
     def _purge(self, queue: str) -> int:
-        count = self._count_parked(queue)
+        parked = self._count_parked(queue)
         self._drop_parked(queue)
-        return count + int(super()._purge(queue))
+        return parked + super()._purge(queue)
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         super()._delete(queue, *args, **kwargs)

@@ -153,14 +153,23 @@ return gone
 _RELEASE = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
-local limit = ARGV[2] == '1' and '+inf' or string.format('%.6f', now)
+local everything = ARGV[2] == '1'
 local count, nearest = 0, false
 for i = 1, #KEYS, 3 do
-  local tags = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', limit, 'LIMIT', 0, ARGV[1])
+  local tags
+  if everything then
+    -- From the last on: the first due is outermost when all steps are done.
+    tags = redis.call('ZREVRANGE', KEYS[i], 0, ARGV[1] - 1)
+  else
+    local limit = string.format('%.6f', now)
+    local due = redis.call('ZRANGEBYSCORE', KEYS[i], '-inf', limit, 'LIMIT', 0, ARGV[1])
+    tags = {}
+    for n = #due, 1, -1 do tags[#tags + 1] = due[n] end
+  end
   if #tags > 0 then
     local found = redis.call('HMGET', KEYS[i + 1], unpack(tags))
     local messages = {}
-    for n = #tags, 1, -1 do
+    for n = 1, #tags do
       if found[n] then messages[#messages + 1] = found[n] end
     end
     if #messages > 0 then redis.call('RPUSH', KEYS[i + 2], unpack(messages)) end

@@ -102,6 +102,8 @@ class Settling(Publishing):
         `starting` is the delivery tag of a message whose task starts only if this succeeds: gives
         False when that message was no longer ours, and an error takes its ack back.
         """
+        # First: when it fails, no ack has been sent that would have to be taken back.
+        self.delays.flush()
         acked = self._take_done()
         if starting and starting in acked:
             acked.remove(starting)
@@ -115,7 +117,6 @@ class Settling(Publishing):
             return False
         if acked:
             self._send_acks(acked)
-        self.delays.flush()
         if starting and self.qos.find_room() <= 0:
             # The loop will not come round while the task runs.
             self._end_waits()

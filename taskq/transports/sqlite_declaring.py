@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import ChannelError
@@ -13,6 +14,8 @@ from kombu.utils.uuid import uuid
 
 from taskq.transports import sqlite_store as store
 from taskq.transports import sqlite_topology as topology
+from taskq.transports.sqlite_lease import announce
+from taskq.transports.sqlite_message import Message
 from taskq.transports.sqlite_topology import QueueOptions
 
 if TYPE_CHECKING:
@@ -137,6 +140,23 @@ class DeclaringChannel(virtual.Channel):
         """Remove the messages nobody has reserved, delayed ones too; give their number."""
         id = self._find_queue(queue)
         return 0 if id is None else self.connection.database.write(topology.purge, id)
+
+    def list_parked(self, queue: str) -> Iterator[tuple[float, Message]]:
+        """Give (seconds since the epoch, message) of what waits, the next one first."""
+        id = self._find_queue(queue)
+        rows = [] if id is None else self.connection.database.write(store.list_delayed, id)
+        for due, head, body in rows:
+            yield due, Message(store.Reserved(0, 0, id or 0, 0, head, body), self)
+
+    def release_parked(self, queue: str) -> int:
+        """Put all that waits into a queue now; gives the number of messages."""
+        id = self._find_queue(queue)
+        if id is None:
+            return 0
+        database = self.connection.database
+        number, bells = database.write(store.release_delayed, id)
+        announce(database, bells)
+        return number
 
     def list_bindings(self) -> list[tuple[str, str, str]]:
         return self.connection.database.write(topology.list_bindings)

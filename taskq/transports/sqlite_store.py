@@ -292,6 +292,23 @@ def delay(connection: sqlite3.Connection, id: int, session: int, due: float) -> 
     return find_bells(connection, (row[0],))
 
 
+def list_delayed(connection: sqlite3.Connection, queue: int) -> list[tuple[float, str, bytes]]:
+    """Give (due, head, body) of what waits in a queue for its time, the next one first."""
+    return connection.execute(
+        "SELECT d.due, m.head, m.body FROM taskq_delayed d JOIN taskq_message m ON m.id = d.id "
+        "WHERE d.queue = ? ORDER BY d.due, d.id",
+        (queue,),
+    ).fetchall()
+
+
+def release_delayed(connection: sqlite3.Connection, queue: int) -> tuple[int, Bells]:
+    """Put all that waits into the queue now; give the number of messages, and whom to ring."""
+    query = "SELECT count(*) FROM taskq_delayed WHERE queue = ?"
+    number: int = connection.execute(query, (queue,)).fetchone()[0]
+    _promote_due(connection, queue, float("inf"))
+    return number, find_bells(connection, (queue,))
+
+
 def count(connection: sqlite3.Connection, queue: int) -> tuple[int, int]:
     """Give the number of messages waiting in a queue (delayed ones too) and of its consumers."""
     row = connection.execute(

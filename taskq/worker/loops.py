@@ -10,6 +10,7 @@ import signal
 import socket
 import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
@@ -23,6 +24,9 @@ __all__ = ("asynloop", "synloop")
 
 #: Seconds a loop without a hub waits for the broker before it looks around.
 DRAIN_S = 1.0
+
+#: Seconds a hub waits when more timers are due than it fires in one turn.
+AT_ONCE_S = 0.001
 
 logger = get_logger(__name__)
 
@@ -48,6 +52,8 @@ def asynloop(
     obj.on_ready()
     # Broker errors inside callbacks must reach the consumer, which connects anew.
     hub.propagate_errors = tuple(obj.connection_errors)
+    # It fires ten timers a turn, and would sleep for a second with more of them due.
+    hub.fire_timers = partial(type(hub).fire_timers, hub, min_delay=AT_ONCE_S)
     loop = hub.create_loop()
     beats = heartbeat and connection.supports_heartbeats and connection.connection.heartbeat
     with _Alarm(hub), Keepalive(connection, hub, hbrate) if beats else nullcontext():

@@ -1,4 +1,4 @@
-"""Tasks survive workers, children and connections that end at random, on Redis and RabbitMQ."""
+"""Tasks survive workers, children, connections and brokers that end at random, on real brokers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +46,22 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         "worker_prefetch_multiplier": 8,
         "task_ignore_result": True,
     }
-    if request.param.startswith("redis"):
-        yield from _site(tmp_path, request.getfixturevalue("redis_url"), settings)
-    else:
-        with Vhost(request.getfixturevalue("rabbitmq_vhost").broker) as vhost:
-            yield from _site(tmp_path, vhost.url, settings)
-
-
-def _site(folder: Path, url: str, settings: dict[str, Any]) -> Iterator[Site]:
-    site = Site(folder, url, settings)
-    yield site
-    site.close()
+    kind = request.param.partition("-")[0]
+    server = request.getfixturevalue(f"private_{kind}")
+    with ExitStack() as stack:
+        url = server.url if kind == "redis" else stack.enter_context(Vhost(server)).url
+        site = Site(tmp_path, url, settings)
+        stack.callback(site.close)
+        site.server = server
+        yield site
 
 
 def strike(site: Site, worker: Worker, blow: str) -> Worker:
     """Do something bad; gives the worker that lives on."""
-    if blow == "cut":
+    if blow == "broker":
+        site.server.kill()
+        site.server.start()
+    elif blow == "cut":
         site.proxy.cut()
     elif blow == "away":
         site.proxy.refuse()
@@ -82,7 +83,7 @@ def start(site: Site) -> Worker:
     return site.worker("-P", "prefork").wait_ready()
 
 
-@pytest.mark.parametrize("blow", ["kill", "term", "cut", "away", "child", "mixed"])
+@pytest.mark.parametrize("blow", ["kill", "term", "cut", "away", "child", "broker", "mixed"])
 def test_late_acked_tasks_are_not_lost(site: Site, blow: str) -> None:
     seed = int(os.environ.get("TASKQ_CHAOS_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
@@ -96,7 +97,7 @@ def test_late_acked_tasks_are_not_lost(site: Site, blow: str) -> None:
         for at in sorted(chance.sample(range(TASKS // 10, TASKS * 9 // 10), BLOWS)):
             wait_until(lambda at=at: len(started(site)) >= at, f"run {at}", 120,
                        lambda worker=worker: worker.log[-4000:])  # fmt: skip
-            kinds = ["kill", "term", "cut", "away", "child"]
+            kinds = ["kill", "term", "cut", "away", "child", "broker"]
             worker = strike(site, worker, chance.choice(kinds) if blow == "mixed" else blow)
         wait_until(lambda: ended(site) >= set(names) or is_stuck(site), "the end", 120)
     finally:

@@ -222,6 +222,7 @@ class TestDelays:
         assert not self.was_asked(desk)
         queue(desk.channel).delete()
 
+    @pytest.mark.long
     def test_a_name_with_dots_takes_nothing_from_the_others(self, desk: Desk) -> None:
         # `#.b` of a queue b would take what is meant for a queue a.b.
         short = Queue(desk.queue.name.rpartition("-")[2])

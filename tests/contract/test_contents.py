@@ -52,9 +52,7 @@ def own_kinds() -> Iterator[None]:
 
 
 @pytest.fixture
-def app_on(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[..., Celery]]:
+def app_on(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Celery]]:
     """Make an application on a broker; its results go where its broker is, if they can."""
     made = []
 

@@ -1,6 +1,6 @@
 """A real worker for tests: a process of its own, its log, and waiting for things with a deadline.
 
-    from journey.harness import Worker, wait_until, write_project
+    from journey.harness import Worker, write_project
 
     write_project(tmp_path)                       # proj.py, broker and results in tmp_path/q.db
     with Worker(tmp_path) as worker:              # is ready here; must end with exit code 0
@@ -14,17 +14,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from patience import PATIENCE_S, wait_until
 
 from taskq import App
-
-T = TypeVar("T")
-
-#: Seconds a test waits for something that takes well under one: only a broken program needs them.
-PATIENCE_S = 20.0
 
 PROJECT = """
 import os
@@ -47,24 +43,6 @@ def length(text):
 def echo(value):
     return value
 """
-
-
-def wait_until(
-    condition: Callable[[], T], what: str, seconds: float = PATIENCE_S, report: Any = None
-) -> T:
-    """What `condition` gives as soon as it is true; fails after `seconds`, saying `what`.
-
-    `report` is called for more to say, such as a log.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() >= deadline:
-            more = f"\n{report()}" if report else ""
-            raise AssertionError(f"not within {seconds:g} s: {what}{more}")
-        time.sleep(0.01)
 
 
 def write_project(folder: Path, text: str = "", name: str = "proj") -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from journey.harness import Worker
+from patience import PATIENCE_S
 
 #: What a real Celery in the path would do: say that it was loaded.
 POISON = "raise AssertionError('a celery that is not taskq was imported')\n"
@@ -108,15 +109,15 @@ CLIENT = """
     from shop.orders.tasks import Refused, add, flaky, refuse, total, who
 
     assert app.conf.timezone == "Europe/Oslo"
-    assert add.delay(2, 3).get(timeout=20) == 5
-    assert chain(add.s(1, 2), add.s(10)).delay().get(timeout=20) == 13
-    assert (add.s(1, 1) | add.s(2)).apply_async().get(timeout=20) == 4
-    assert group(add.s(i, i) for i in range(4)).delay().get(timeout=20) == [0, 2, 4, 6]
-    assert flaky.delay(2).get(timeout=20) == [2, 3]
+    assert add.delay(2, 3).get(timeout=60) == 5
+    assert chain(add.s(1, 2), add.s(10)).delay().get(timeout=60) == 13
+    assert (add.s(1, 1) | add.s(2)).apply_async().get(timeout=60) == 4
+    assert group(add.s(i, i) for i in range(4)).delay().get(timeout=60) == [0, 2, 4, 6]
+    assert flaky.delay(2).get(timeout=60) == [2, 3]
 
     failed = refuse.delay("too dear")
     try:
-        failed.get(timeout=20)
+        failed.get(timeout=60)
     except Refused as exc:
         assert str(exc) == "too dear"
     else:
@@ -127,12 +128,12 @@ CLIENT = """
     assert again.name == "shop.orders.tasks.refuse" and again.args == ["too dear"]
 
     sent = app.send_task("shop.who", args=[1])
-    assert sent.get(timeout=20) == ["shop.who", "shop.who", "shop", sent.id]
+    assert sent.get(timeout=60) == ["shop.who", "shop.who", "shop", sent.id]
     linked = add.apply_async((1, 2), link=add.s(30))
-    assert linked.get(timeout=20) == 3
-    assert linked.children[0].get(timeout=20) == 33
+    assert linked.get(timeout=60) == 3
+    assert linked.children[0].get(timeout=60) == 33
     assert AsyncResult("never-sent").state == "PENDING"
-    assert app.control.ping(timeout=5, limit=1)
+    assert app.control.ping(timeout=60, limit=1)
     print("client done")
     """
 
@@ -245,7 +246,7 @@ NAMES_CLIENT = """
     from taskq.utils.imports import symbol_by_name
 
     assert app.conf.beat_scheduler.startswith("celery.beat:")
-    assert loaded.delay().get(timeout=20) == []
+    assert loaded.delay().get(timeout=60) == []
     unknown = [name for name in ("celery.no.such:Thing", "celery.no_such.Thing")]
     for name in unknown:
         try:
@@ -327,7 +328,7 @@ AGENT_CLIENT = """
     agent.seen.clear()
     result = outer.delay(1)
     assert agent.seen == ["apply_async", "send_task", "publish"], agent.seen
-    assert result.get(timeout=20) == ["apply_async", "send_task", "publish"]
+    assert result.get(timeout=60) == ["apply_async", "send_task", "publish"]
     agent.seen.clear()
     outer.apply((1,)).get()
     assert agent.seen[0] == "build_tracer", agent.seen
@@ -369,6 +370,6 @@ def test_spawned_children_see_celery_too(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "parent.py"],
         cwd=tmp_path, env=environment(tmp_path, TASKQ_AS_CELERY="1"),
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.stdout == "taskq.app.base\n", done.stderr

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from journey.harness import Worker, client, count_messages, wait_until, write_project
+from journey.harness import Worker, client, count_messages, write_project
 from kombu import Producer
 from kombu.exceptions import EncodeError
+from patience import PATIENCE_S, wait_until
 
 from taskq import App
 from taskq.exceptions import NotRegistered
@@ -71,7 +72,7 @@ def feed(line: Line, body: bytes, said: dict[str, Any], kind: str = "application
         exchange="", routing_key="celery",
     )  # fmt: skip
     result = line.app.send_task("proj.add", (20, 22))
-    assert result.get(timeout=10) == 42, line.worker.log[start:]
+    assert result.get(timeout=PATIENCE_S) == 42, line.worker.log[start:]
     logged = line.worker.log[start:]
     assert len(logged) < LOGGED_AT_MOST
     # Settled, one way or the other: nothing waits and nothing is held back.
@@ -180,7 +181,7 @@ def test_an_unknown_task(line: Line) -> None:
     assert "[[1, 2], {}, {}]" in logged
     assert "signal task_unknown" in logged
     with pytest.raises(NotRegistered):
-        line.app.AsyncResult(said["id"]).get(timeout=5)
+        line.app.AsyncResult(said["id"]).get(timeout=PATIENCE_S)
 
 
 def test_an_unknown_task_with_a_name_without_end(line: Line) -> None:
@@ -190,18 +191,18 @@ def test_an_unknown_task_with_a_name_without_end(line: Line) -> None:
 def test_a_mapping_under_headers_of_protocol_2(line: Line) -> None:
     good = headers()
     feed(line, b'{"args": [1, 2], "kwargs": {}}', good)
-    assert line.app.AsyncResult(good["id"]).get(timeout=5) == 3
+    assert line.app.AsyncResult(good["id"]).get(timeout=PATIENCE_S) == 3
     other = headers()
     feed(line, b'{"hello": 1}', other)
     with pytest.raises(TypeError, match="missing 2 required positional arguments"):
-        line.app.AsyncResult(other["id"]).get(timeout=5)
+        line.app.AsyncResult(other["id"]).get(timeout=PATIENCE_S)
 
 
 def test_ten_megabytes_there_and_back(line: Line) -> None:
     text = "0123456789" * 1_000_000
     start = len(line.worker.log)
     result = line.app.send_task("proj.echo", (text,))
-    back = result.get(timeout=20)
+    back = result.get(timeout=PATIENCE_S)
     assert hashlib.sha256(back.encode()).digest() == hashlib.sha256(text.encode()).digest()
     line.worker.wait_for_log(f"{result.id}] succeeded")
     assert len(line.worker.log) - start < LOGGED_AT_MOST

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 from taskq import App, Celery
 from taskq.exceptions import WorkerShutdown
@@ -141,7 +142,7 @@ def test_running_one_is_short(tmp_path: Path) -> None:
             raise SystemExit(worker.exitcode)
     finally:
         sys.setprofile(None)
-    assert result.get(timeout=10) == 4
+    assert result.get(timeout=PATIENCE_S) == 4
     assert stations(watch, RUN_JOURNEY) == RUN_JOURNEY
     assert count_without_adapters(watch.files) <= RUN_FILES, watch.told()
     assert sum(watch.calls.values()) <= RUN_CALLS, watch.told()

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from taskq import App
 
@@ -81,14 +81,14 @@ class Project:
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE_S,
             check=False,
         )
 
-    def start(self, *options: str) -> subprocess.Popen[bytes]:
+    def start(self, *options: str, app: str = "proj") -> subprocess.Popen[bytes]:
         """A worker that takes messages."""
         log = self.folder / f"worker{len(self.workers)}.log"
-        command = [sys.executable, "-m", "taskq", "-A", "proj", "worker", "-P", "solo"]
+        command = [sys.executable, "-m", "taskq", "-A", app, "worker", "-P", "solo"]
         with log.open("wb") as output:
             worker = subprocess.Popen(
                 [*command, "-l", "INFO", *options],
@@ -97,7 +97,7 @@ class Project:
                 stderr=subprocess.STDOUT,
             )
         self.workers.append(worker)
-        wait_until(lambda: " ready." in log.read_text(), lambda: log.read_text())
+        wait_until(lambda: " ready." in log.read_text(), "ready", report=log.read_text)
         return worker
 
     def log(self, number: int = 0) -> str:
@@ -108,17 +108,10 @@ class Project:
         return path.read_text().split() if path.exists() else []
 
     def wait_for_run(self, name: str, times: int = 1) -> None:
-        wait_until(lambda: self.runs().count(name) >= times, self.log)
+        wait_until(lambda: self.runs().count(name) >= times, name, report=self.log)
 
     def let_go(self) -> None:
         (self.folder / "go").touch()
-
-
-def wait_until(true: Callable[[], object], explain: Callable[[], str], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, explain()
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -134,15 +127,15 @@ def project(tmp_path: Path) -> Iterator[Project]:
 def test_a_worker_runs_tasks_and_says_what_it_is(project: Project) -> None:
     worker = project.start("-n", "w1@here")
     add = project.app.send_task("add", (2, 3))
-    assert add.get(timeout=10) == 5
+    assert add.get(timeout=PATIENCE_S) == 5
     left = project.app.send_task("leave")
     with pytest.raises(Exception, match="SystemExit"):
-        left.get(timeout=10)
+        left.get(timeout=PATIENCE_S)
     ignored = project.app.send_task("ignore")
     project.wait_for_run("ignore")
     assert ignored.state == "PENDING"
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(10) == 0
+    assert worker.wait(PATIENCE_S) == 0
     banner = project.log()
     assert "w1@here v5.7" in banner
     assert f".> transport:   sqlite:///{project.folder}/broker.db" in banner
@@ -172,8 +165,8 @@ def test_messages_that_cannot_be_handled_do_not_stop_a_worker(project: Project) 
         publish(["hello"], serializer="json", routing_key="celery")
     unknown = project.app.send_task("ad", ("x" * 100_000,))
     with pytest.raises(Exception, match="ad"):
-        unknown.get(timeout=10)
-    assert project.app.send_task("add", (1, 1)).get(timeout=10) == 2
+        unknown.get(timeout=PATIENCE_S)
+    assert project.app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
     log = project.log()
     assert "Can't decode message body" in log
     assert "Refusing to deserialize untrusted content of type application/x-odd" in log
@@ -192,20 +185,21 @@ def test_term_finishes_what_runs_and_gives_the_rest_back(project: Project) -> No
     waiting = [project.app.send_task("add", (n, 1)) for n in range(3)]
     worker.send_signal(signal.SIGTERM)
     project.let_go()
-    assert worker.wait(10) == 0
-    assert running.get(timeout=5) == "first"
+    assert worker.wait(PATIENCE_S) == 0
+    assert running.get(timeout=PATIENCE_S) == "first"
     assert "Warm shutdown (MainProcess)" in project.log()
     assert [result.state for result in waiting] == ["PENDING"] * 3
     project.start()
-    assert [result.get(timeout=10) for result in waiting] == [1, 2, 3]
+    assert [result.get(timeout=PATIENCE_S) for result in waiting] == [1, 2, 3]
 
 
-def test_an_idle_worker_stops_at_once(project: Project) -> None:
-    worker = project.start()
-    start = time.monotonic()
+def test_an_idle_worker_does_not_stop_at_its_next_look_but_at_once(project: Project) -> None:
+    (project.folder / "idle.py").write_text(
+        "from taskq.transports import sqlite\nsqlite.SLOW_LOOK_S = 3600.0\nfrom proj import app\n"
+    )
+    worker = project.start("--without-heartbeat", app="idle")
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(10) == 0
-    assert time.monotonic() - start < 0.9
+    assert worker.wait(PATIENCE_S) == 0
 
 
 def test_int_is_warm_and_a_second_one_is_cold(project: Project) -> None:
@@ -213,13 +207,13 @@ def test_int_is_warm_and_a_second_one_is_cold(project: Project) -> None:
     late = project.app.send_task("late_hold", ("late",))
     project.wait_for_run("late")
     worker.send_signal(signal.SIGINT)
-    wait_until(lambda: "Warm shutdown" in project.log(), project.log)
+    wait_until(lambda: "Warm shutdown" in project.log(), "warm", report=project.log)
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(10) == 1
+    assert worker.wait(PATIENCE_S) == 1
     assert late.state == "PENDING"
     project.let_go()
     project.start()
-    assert late.get(timeout=10) == "late"
+    assert late.get(timeout=PATIENCE_S) == "late"
     assert project.runs() == ["late", "late"]
 
 
@@ -228,12 +222,12 @@ def test_quit_ends_the_running_task(project: Project) -> None:
     early = project.app.send_task("hold", ("early",))
     project.wait_for_run("early")
     worker.send_signal(signal.SIGQUIT)
-    assert worker.wait(10) == 1
+    assert worker.wait(PATIENCE_S) == 1
     assert "Cold shutdown" in project.log()
     project.let_go()
     project.start()
     # Acknowledged when it started: a crash does not repeat a task that did not ask for it.
-    assert project.app.send_task("add", (1, 1)).get(timeout=10) == 2
+    assert project.app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
     assert project.runs() == ["early"]
     assert early.state == "RETRY"
 
@@ -255,15 +249,15 @@ def test_kill_9_repeats_late_tasks_only(project: Project) -> None:
     worker.wait()
     project.let_go()
     project.start()
-    assert project.app.send_task("add", (1, 1)).get(timeout=10) == 2
+    assert project.app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
     assert project.runs().count("early") == 1
 
 
 def test_remote_shutdown_is_warm(project: Project) -> None:
     worker = project.start("-n", "w2@here")
-    assert project.app.control.ping(timeout=5, limit=1) == [{"w2@here": {"ok": "pong"}}]
+    assert project.app.control.ping(timeout=PATIENCE_S, limit=1) == [{"w2@here": {"ok": "pong"}}]
     project.app.control.shutdown()
-    assert worker.wait(10) == 0
+    assert worker.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize(
@@ -311,8 +305,8 @@ def test_a_misspelled_setting_is_told_once(project: Project) -> None:
     command = [sys.executable, "-m", "taskq", "-q", "-A", "typo", "worker", "-P", "solo"]
     worker = subprocess.Popen(command, cwd=project.folder, stderr=subprocess.PIPE)
     project.workers.append(worker)
-    assert project.app.send_task("add", (1, 1)).get(timeout=10) == 2
+    assert project.app.send_task("add", (1, 1)).get(timeout=PATIENCE_S) == 2
     worker.send_signal(signal.SIGTERM)
-    log = worker.communicate(timeout=10)[1].decode()
+    log = worker.communicate(timeout=PATIENCE_S)[1].decode()
     assert log.count("worker_prefetch_multipler (did you mean worker_prefetch_multiplier?)") == 1
     assert "my_own_setting" not in log

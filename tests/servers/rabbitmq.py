@@ -173,6 +173,7 @@ class RabbitMQ(Server, Broker):
             ),
             "ERL_EPMD_PORT": str(self.mapper_port),
             "ERL_EPMD_ADDRESS": HOST,
+            "ERL_CRASH_DUMP": f"{folder}/erl_crash.dump",
         }
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")}
         return {**kept, **ours}
