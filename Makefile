@@ -26,8 +26,8 @@ lint: $(STAMP) ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict taskq
 
-bench: .venv-bench/.installed ## measure taskq beside Celery 5.7.0 in one run
-	.venv-bench/bin/python benchmarks/compare.py
+bench: .venv-bench/.installed servers ## measure taskq beside Celery, huey, dramatiq, taskiq in one run (BENCH=options)
+	.venv-bench/bin/python benchmarks/compare.py $(BENCH)
 
 docs: $(STAMP) ## write docs/reference/ from the code
 	$(BIN)/python docs/build_reference.py
@@ -42,8 +42,11 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-# Both packages in one environment: the same interpreter, the same kombu.
+# All libraries in one environment: the same interpreter, the same clients of the servers. The last
+# line is for the measuring side: tests/servers and the picture.
 .venv-bench/.installed: Makefile pyproject.toml
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check celery==5.7.0 -e .
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check celery==5.7.0 -e '.[redis]' \
+		huey 'dramatiq[redis,rabbitmq]' taskiq taskiq-redis taskiq-aio-pika \
+		cryptography 'psycopg[binary]' matplotlib
 	@touch $@
