@@ -296,7 +296,8 @@ class Settings(ConfigurationView):
             for key in layer:
                 name = self._spelling.listed(str(key))
                 # A module's imports are no settings, and listing them would drag in their text.
-                if name and not (is_object and isinstance(layer[key], ModuleType)):
+                # Objects (Django's settings) may list names that they do not give.
+                if name and not (is_object and isinstance(layer.get(key), ModuleType)):
                     names[name] = None
         return names
 

@@ -177,6 +177,7 @@ EDGES: dict[str, str] = {
     "taskq.concurrency.process_child": "the child's edge: a job's errors are answers",
     "taskq.concurrency.process_pool": "pickling a job may run the user's code; the thread's loop",
     "taskq.concurrency.thread": "the edge of a thread: a job's errors are answers",
+    "taskq.transports.redis_line": "a half-read reply must not stay on the line",
     "taskq.utils.serialization": "users' exception classes raise anything while made or pickled",
     "taskq.utils.signalling": "hook dispatch",
     "taskq.utils.threads": "the loop of a background thread",

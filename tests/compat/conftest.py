@@ -17,6 +17,7 @@ VERSION = "celery==5.7.0"
 #: What the checks need beside it.
 MORE = (
     "pytest>=8", "pydantic>=2.12", "redis>=6.1", "cryptography>=42", "msgpack", "PyYAML", "brotli",
+    "psycopg[binary]",
     "ephem>=4.1", "Django",
 )  # fmt: skip
 FOLDER = Path(__file__).resolve().parents[2] / ".venv-compat"

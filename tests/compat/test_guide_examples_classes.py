@@ -304,7 +304,33 @@ def test_115_guide_chain_instead_of_waiting(app, worker, eventually):
     assert stored == [("/x", "PAGE OF /X")]
 
 
-#: Four examples in one program: its loggers propagate, its requests tell, its tasks wait.
+def test_115_guide_waiting_allowed(app):
+    app.conf.task_always_eager = True
+    stored = []
+
+    @app.task
+    def update_page_info(url):
+        page = fetch_page.delay(url).get(disable_sync_subtasks=False)
+        info = parse_page.delay(page).get(disable_sync_subtasks=False)
+        store_page_info.delay(url, info)
+
+    @app.task
+    def fetch_page(url):
+        return f"page of {url}"
+
+    @app.task
+    def parse_page(page):
+        return page.upper()
+
+    @app.task
+    def store_page_info(url, info):
+        stored.append((url, info))
+
+    assert update_page_info.delay("/x").state == "SUCCESS"
+    assert stored == [("/x", "PAGE OF /X")]
+
+
+#: Three examples in one program: its loggers propagate, its requests tell, a task waits.
 PROGRAM = """
 import logging, time
 import celery
@@ -344,10 +370,10 @@ def some_failing_task():
    raise KeyError("no")
 
 @app.task
-def update_page_info(url, **options):
-    page = fetch_page.delay(url).get(**options)
-    info = parse_page.delay(page).get(**options)
-    return store_page_info.delay(url, info).id
+def update_page_info(url):
+    page = fetch_page.delay(url).get()
+    info = parse_page.delay(page).get()
+    store_page_info.delay(url, info)
 
 @app.task
 def fetch_page(url):
@@ -364,14 +390,12 @@ def store_page_info(url, info):
 
 
 def test_113_guide_program(program):
-    running = program(PROGRAM, "-c", "2")
+    running = program(PROGRAM)
     refused = running.call("update_page_info", "/x")
-    waiting = running.call("update_page_info", "/x", kwargs={"disable_sync_subtasks": False})
     running.call("some_failing_task")
     assert "Never call result.get() within a task" in str(running.finish(refused).result)
-    stored = running.app.AsyncResult(running.finish(waiting).get())
-    assert running.finish(stored).get() == ["/x", "PAGE OF /X"]
-    running.wait_for_log(f"Task proj.update_page_info[{waiting.id}] succeeded in")
+    parsed = running.finish(running.call("parse_page", "page"))
+    running.wait_for_log(f"Task proj.parse_page[{parsed.id}] succeeded in")
     running.wait_for_log("Failure detected for task proj.some_failing_task")
     assert running.finish(running.call("some_longrunning_task")).state == "FAILURE"
     running.wait_for_log("A hard timeout was enforced for task proj.some_longrunning_task")

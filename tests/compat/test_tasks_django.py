@@ -1,20 +1,12 @@
 """Behaviour 114: calls that wait for the commit, in a Django project."""
 
-import django
+import djangosite  # noqa: F401 # configures Django
 from celery import Celery
-from django.conf import settings
+from django.db import connection, transaction
 
 
 def test_114_on_commit(app, sent, monkeypatch):
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "configured.below")
-    settings.configure(
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
-        LOGGING_CONFIG=None,
-        CELERY_BROKER_URL="memory://",
-    )
-    django.setup()
-    from django.db import connection, transaction
-
     site = Celery("site")
     site.config_from_object("django.conf:settings", namespace="CELERY")
 
