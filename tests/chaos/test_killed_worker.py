@@ -131,6 +131,7 @@ def test_a_cold_shutdown_gives_everything_back_at_once(tmp_path: Path) -> None:
     assert rows["ready"] == 19
 
 
+@pytest.mark.long
 def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
     with Chaos(tmp_path, lease=4) as chaos:
         chaos.send("late", range(400), 0.002)
@@ -145,6 +146,7 @@ def test_one_of_two_workers_is_killed(tmp_path: Path) -> None:
     assert ran.total() <= 401
 
 
+@pytest.mark.long
 def test_delayed_tasks_survive_a_kill(tmp_path: Path) -> None:
     with Chaos(tmp_path) as chaos:
         moment = datetime.now(timezone.utc)
@@ -163,6 +165,7 @@ def test_delayed_tasks_survive_a_kill(tmp_path: Path) -> None:
     assert all(run.at >= etas[run.n].timestamp() for run in runs)
 
 
+@pytest.mark.long
 def test_a_task_longer_than_the_lease_runs_once(tmp_path: Path) -> None:
     with Chaos(tmp_path, lease=2) as chaos:
         (result,) = chaos.send("late", [1], 5)

@@ -100,7 +100,7 @@ class Sides:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.long)])
 def broker(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "redis":
         yield request.getfixturevalue("private_redis").database(1)

@@ -350,6 +350,7 @@ class TestDrivenByHub(ProcessContract):
         assert self.run(pool, max, 1, 2).entries[-1] == ("done", 2)
 
 
+@pytest.mark.long  # what Linux does not use
 class TestOverStreams(ProcessContract):
     def make_pool(self) -> TaskPool:
         class Pool(TaskPool):

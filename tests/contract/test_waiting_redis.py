@@ -59,6 +59,7 @@ def test_held_by_the_worker(site: Site, client: redis.Redis, settings: dict[str,
     assert client.llen("celery") == 5
 
 
+@pytest.mark.long
 def test_expiry_and_revocation_see_what_waits(site: Site, client: redis.Redis) -> None:
     with site.worker() as worker:
         kept, revoked = (site.send("early", name, countdown=8) for name in ("kept", "revoked"))

@@ -69,6 +69,7 @@ def test_tls(make: Make) -> None:
         assert site.count("start", "long") == 1
 
 
+@pytest.mark.long
 def test_a_failover_of_sentinel_while_busy(make: Make) -> None:
     with RedisSentinel() as group:
         site = make(group.url, {"master_name": group.service})

@@ -153,6 +153,7 @@ def test_a_worker_outlives_a_lock_while_a_task_ends(tmp_path: Path) -> None:
     assert count_messages(tmp_path) == 0
 
 
+@pytest.mark.long
 def test_a_worker_that_starts_while_the_file_is_locked(tmp_path: Path) -> None:
     write_project(tmp_path, HELD)
     app = client(tmp_path)

@@ -63,7 +63,8 @@ def test_a_broker_that_does_not_show_them(tmp_path: Path, rabbitmq_url: str) -> 
     assert "guest:guest" not in done.stdout
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [30, 1000])
 def test_a_worker_killed_while_parking(tmp_path: Path, rabbitmq_vhost: Vhost, count: int) -> None:
     (tmp_path / "runs.py").write_text(RUNS)
     log = tmp_path / "runs.log"
