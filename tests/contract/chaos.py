@@ -133,7 +133,8 @@ class Chaos:
 
     def read_runs(self) -> list[Run]:
         path = self.folder / "runs.log"
-        lines = path.read_text().splitlines() if path.exists() else []
+        # What follows the last newline is a line that is just being written.
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return [Run(int(n), float(at), int(pid)) for n, at, pid in map(str.split, lines)]
 
     def count_runs(self) -> Counter[int]:
