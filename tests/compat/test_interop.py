@@ -97,7 +97,8 @@ class Sides:
 
     def notes(self) -> list[list[Any]]:
         path = self.folder / "notes"
-        return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.long)])
