@@ -244,7 +244,8 @@ class Database:
             on_error.callback(connection.close)
             handle.inode = os.stat(self.path).st_ino
             handle.serial = next(_serials)
-            for part, steps in self._parts.items():
+            # A copy: another thread may add a part; it makes its tables itself.
+            for part, steps in list(self._parts.items()):
                 connection.execute("BEGIN IMMEDIATE")
                 self._transact(connection, _migrate, self.path, part, steps)
             on_error.pop_all()

@@ -346,3 +346,19 @@ def test_an_exception_of_a_signal_leaves_no_transaction_open(database: Database)
     finally:
         signal.signal(signal.SIGALRM, before)
         outside.close()
+
+
+def test_a_part_is_added_while_another_thread_opens(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.require("one", (("CREATE TABLE one (n)",),))
+    migrate = sqlite_connections._migrate
+
+    def add_a_part_meanwhile(*arguments: object) -> None:
+        migrate(*arguments)
+        database._parts["two"] = ()  # as the other thread's `require` ends
+
+    monkeypatch.setattr(sqlite_connections, "_migrate", add_a_part_meanwhile)
+    database.close()
+    os.unlink(database.path)
+    assert database.read("SELECT count(*) FROM one") == [(0,)]
