@@ -57,12 +57,25 @@ def read_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+#: Run by the Python that is measured, which need not be the one that measures.
+_VERSIONS = """
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+
+def installed(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+print(json.dumps({name: installed(name) for name in sys.argv[1:]}))
+"""
+
+
 def describe(options: argparse.Namespace) -> dict[str, Any]:
     """Where and with what this run is made."""
-    names = dict.fromkeys(p for name in options.libraries for p in LIBRARIES[name].packages)
-    asked = f"import json; from importlib.metadata import version as v; names = {list(names)!r}; "
-    asked += "print(json.dumps({name: v(name) for name in names}))"
-    told = subprocess.check_output([options.python, "-c", asked], text=True, cwd=ROOT)
+    names = list(dict.fromkeys(p for name in options.libraries for p in LIBRARIES[name].packages))
+    told = subprocess.check_output([options.python, "-c", _VERSIONS, *names], text=True, cwd=ROOT)
     return {
         "when": time.strftime("%Y-%m-%d"),
         "python": platform.python_version(),
