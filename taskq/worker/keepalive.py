@@ -1,12 +1,15 @@
-"""This file keeps an AMQP connection alive, and notices when the broker at its end is gone.
+"""This file keeps an AMQP connection alive, and gives it up when the broker at its end is gone.
 
-The broker drops a connection it has not heard from for two heartbeats, so ours are sent from a
-thread: a loop that is busy, or runs a task itself (`-P solo`), must not miss them. Whether the
-broker's arrive is looked at by the loop, which reads them.
+The broker drops a connection it has not heard from for two heartbeats, and so do we. Both are the
+work of a thread: the worker's loop may be busy, may run a task itself (`-P solo`), or may be
+waiting for an answer that never comes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 import threading
 import time
 from typing import Any
@@ -19,57 +22,68 @@ logger = get_logger("taskq.worker.consumer.connection")
 
 
 class Keepalive(threading.Thread):
-    """Heartbeats of one open connection, from the start of a `with` block to its end.
+    """Looks after one open connection, from `start` until `end` or until it is broken.
 
-    Arguments: kombu's `connection`; the worker's `hub`; how many beats (and looks) an interval has.
+    Arguments: kombu's `connection`; how many beats (and looks) an interval has.
     """
 
-    def __init__(self, connection: Any, hub: Any, rate: float) -> None:
+    def __init__(self, connection: Any, rate: float) -> None:
         super().__init__(name="broker-heartbeat", daemon=True)
         self.link = connection.connection
         self.errors = connection.connection_errors
-        self.hub = hub
         #: Seconds without a frame after which a side counts as gone are two of these.
         self.interval_s = float(self.link.heartbeat)
         self.pause_s = self.interval_s / (rate if rate > 0 else 2)
         # OpenSSL cannot read and write one connection from two threads at a time.
         self.beats_in_loop = bool(connection.ssl)
+        self._socket = self.link.transport.sock
         self._over = threading.Event()
         self._heard, self._heard_at = self.link.bytes_recv, time.monotonic()
-        self._doubtful = False
+        self._in_loop: Any = None
 
-    def __enter__(self) -> Keepalive:
-        self._entry = self.hub.call_repeatedly(self.pause_s, self.look)
-        if not self.beats_in_loop:
-            self.start()
-        return self
+    def join_loop(self, hub: Any) -> None:
+        """Send from the loop what no thread may send."""
+        if self.beats_in_loop:
+            self._in_loop = hub.call_repeatedly(self.pause_s, self.link.send_heartbeat)
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._entry.cancel()
+    def end(self) -> None:
+        """Leave the connection alone from now on."""
         self._over.set()
+        if self._in_loop is not None:
+            self._in_loop.cancel()
         if self.is_alive():
             self.join(self.interval_s)
 
     def run(self) -> None:
-        """Send heartbeats until the block ends or the connection is broken."""
+        """Send heartbeats and look for the broker's."""
         while not self._over.wait(self.pause_s):
             try:
-                self.link.send_heartbeat()
-            except self.errors as exc:
-                # The loop meets the same broken connection, and knows what to do.
-                logger.debug("Could not send a heartbeat: %r", exc)
+                if self._find_silence():
+                    return
+                if not self.beats_in_loop and self._may(select.POLLOUT):
+                    self.link.send_heartbeat()
+            except (*self.errors, OSError, ValueError) as exc:
+                # Broken or closed meanwhile: the loop meets the same, and knows what to do.
+                logger.debug("No more heartbeats: %r", exc)
                 return
 
-    def look(self) -> None:
-        """In the loop: raise ConnectionResetError when the broker has been silent for too long."""
-        if self.beats_in_loop:
-            self.link.send_heartbeat()
+    def _find_silence(self) -> bool:
+        """True when the broker was silent for too long; then the connection is broken off."""
         heard, now = self.link.bytes_recv, time.monotonic()
-        if heard != self._heard:
-            self._heard, self._heard_at, self._doubtful = heard, now, False
-        elif now - self._heard_at > 2 * self.interval_s:
-            if self._doubtful:
-                silent_s = now - self._heard_at
-                raise ConnectionResetError(f"no heartbeat from the broker for {silent_s:.0f} s")
-            # The loop may have been busy all the time: it reads once before this is judged.
-            self._doubtful = True
+        # What has arrived and is not read yet speaks for the broker: it is the loop that is busy.
+        if heard != self._heard or self._may(select.POLLIN):
+            self._heard, self._heard_at = heard, now
+        silent_s = now - self._heard_at
+        if silent_s <= 2 * self.interval_s:
+            return False
+        logger.warning("no heartbeat from the broker for %.0f s: this connection is over", silent_s)
+        # Whoever waits at this socket, in the loop or for an answer, meets its end and connects
+        # anew. Not SSLSocket's own method, which would go on without TLS.
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+        return True
+
+    def _may(self, event: int) -> bool:
+        poller = select.poll()
+        poller.register(self._socket, event)
+        return bool(poller.poll(0))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,6 @@ from billiard.exceptions import WorkerLostError
 from taskq.bootsteps import RUN
 from taskq.utils.log import get_logger
 from taskq.worker import state
-from taskq.worker.keepalive import Keepalive
 
 __all__ = ("asynloop", "synloop")
 
@@ -55,19 +53,28 @@ def asynloop(
     # It fires ten timers a turn, and would sleep for a second with more of them due.
     hub.fire_timers = partial(type(hub).fire_timers, hub, min_delay=AT_ONCE_S)
     loop = hub.create_loop()
-    beats = heartbeat and connection.supports_heartbeats and connection.connection.heartbeat
-    with _Alarm(hub), Keepalive(connection, hub, hbrate) if beats else nullcontext():
+    with _Alarm(hub):
         try:
             while blueprint.state == RUN and obj.connection:
                 state.maybe_shutdown()
                 if qos.prev != qos.value:
-                    qos.update()
+                    _tell_prefetch(qos)
                 try:
                     next(loop)
                 except StopIteration:
                     loop = hub.create_loop()
         finally:
             _reset(hub)
+
+
+def _tell_prefetch(qos: Any) -> None:
+    """Tell the broker the prefetch window of now."""
+    told = None
+    # Messages that come before the broker's answer may change it again, and be the last that come
+    # by themselves. What was told already is not told twice: it may be more than is allowed.
+    while qos.prev != qos.value and told != qos.value:
+        told = qos.value
+        qos.update()
 
 
 def _reset(hub: Any) -> None:
@@ -125,7 +132,7 @@ def synloop(
     while blueprint.state == RUN and obj.connection:
         state.maybe_shutdown()
         if qos.prev != qos.value:
-            qos.update()
+            _tell_prefetch(qos)
         delay = _fire_timers(obj.timer, obj.connection_errors)
         obj.perform_pending_operations()
         try:

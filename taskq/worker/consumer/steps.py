@@ -17,6 +17,7 @@ from kombu.utils.url import maybe_sanitize_url
 
 from taskq.bootsteps import StartStopStep
 from taskq.utils.log import get_logger
+from taskq.worker.keepalive import Keepalive
 from taskq.worker.pidbox import Pidbox
 
 __all__ = ("Agent", "Connection", "Control", "DelayedDelivery", "Tasks")
@@ -37,15 +38,31 @@ class Connection(StartStopStep):
 
     def __init__(self, c: Any, **kwargs: Any) -> None:
         c.connection = None
+        self.keepalive: Keepalive | None = None
         super().__init__(c, **kwargs)
 
     def start(self, c: Any) -> None:
-        """Connect, as patiently as the settings say."""
-        c.connection = c.connect()
-        connection_logger.info("Connected to %s", c.connection.as_uri())
+        """Connect, as patiently as the settings say, and see to it that it stays alive."""
+        self._end_keepalive()
+        connection = c.connection = c.connect()
+        connection_logger.info("Connected to %s", connection.as_uri())
+        if c.amqheartbeat and connection.supports_heartbeats and connection.connection.heartbeat:
+            self.keepalive = Keepalive(connection, c.amqheartbeat_rate)
+            self.keepalive.start()
+
+    def register_with_event_loop(self, c: Any, hub: Any) -> None:
+        """Let heartbeats be sent by the loop where no thread may send them."""
+        if self.keepalive is not None:
+            self.keepalive.join_loop(hub)
+
+    def _end_keepalive(self) -> None:
+        keepalive, self.keepalive = self.keepalive, None
+        if keepalive is not None:
+            keepalive.end()
 
     def close_connection(self, c: Any) -> None:
         """Close it; what was not acknowledged goes back to the broker."""
+        self._end_keepalive()
         connection, c.connection = c.connection, None
         if connection:
             ignore_errors(connection, connection.close)
@@ -105,13 +122,10 @@ class Tasks(StartStopStep):
         c.lost_channels.recover(c.task_consumer.channel)
 
         def set_prefetch_count(prefetch_count: int) -> None:
-            c.task_consumer.qos(prefetch_count=prefetch_count, apply_global=per_channel)
+            count = self.limit_held(c, prefetch_count)
+            c.task_consumer.qos(prefetch_count=count, apply_global=per_channel)
 
-        c.qos = QoS(
-            set_prefetch_count,
-            c.initial_prefetch_count,
-            max_prefetch=c.app.conf.worker_eta_task_limit,
-        )
+        c.qos = QoS(set_prefetch_count, c.initial_prefetch_count)
 
     def stop(self, c: Any) -> None:
         """Take no more messages; the broker gives those not yet handed out to others."""
@@ -137,9 +151,19 @@ class Tasks(StartStopStep):
             return False
         return True
 
+    def limit_held(self, c: Any, prefetch_count: int) -> int:
+        """Give the prefetch window the broker is told of, with messages that wait here or without.
+
+        Only that is limited, not the count: it shrinks by every message that waits no more.
+        """
+        limit: int | None = c.app.conf.worker_eta_task_limit
+        if not limit:
+            return prefetch_count
+        return min(prefetch_count, max(limit, int(c.initial_prefetch_count)))
+
     def info(self, c: Any) -> dict[str, Any]:
         """The prefetch window of now."""
-        return {"prefetch_count": c.qos.value if c.qos else "N/A"}
+        return {"prefetch_count": self.limit_held(c, c.qos.value) if c.qos else "N/A"}
 
 
 class DelayedDelivery(StartStopStep):
