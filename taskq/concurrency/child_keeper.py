@@ -45,8 +45,9 @@ class ChildKeeper:
         let_go: Callable[[], Any],
         is_stream: bool = False,
     ) -> None:
-        #: How many children there should be.
-        self.count = count
+        self._count = count
+        #: True since every child was up and none missing, until one is.
+        self._is_settled = False
         self.slots: list[Slot] = []
         #: Starts that have failed since a child last came up.
         self.failed_starts = 0
@@ -66,6 +67,7 @@ class ChildKeeper:
 
         Raises WorkerLostError when no child at all can be started.
         """
+        self._is_settled = False
         while self._missing() > 0 and now >= self._start_at:
             slot = Slot(self._free_index(), self._is_stream, self._is_spawning)
             self.slots.append(slot)
@@ -84,8 +86,23 @@ class ChildKeeper:
             self._selector.register(slot.socket, selectors.EVENT_READ, slot)
             self._selector.register(slot.sentinel, selectors.EVENT_READ, slot)
 
+    @property
+    def count(self) -> int:
+        """How many children there should be."""
+        return self._count
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count = count
+        self._is_settled = False
+
     def _missing(self) -> int:
         return self.count - sum(not slot.is_replaced for slot in self.slots)
+
+    def replace(self, slot: Slot) -> None:
+        """This child takes no more jobs: another one is to stand in for it."""
+        slot.is_retiring = slot.is_replaced = True
+        self._is_settled = False
 
     def _free_index(self) -> int:
         taken = {slot.index for slot in self.slots}
@@ -151,6 +168,8 @@ class ChildKeeper:
 
     def next_moment(self) -> float | None:
         """Give the moment at which to look again; None when nothing is expected."""
+        if self._is_settled:
+            return None
         moments = [slot.alive_by for slot in self.slots if not slot.is_up]
         if self._start_at and self._missing() > 0:
             moments.append(self._start_at)
@@ -159,7 +178,10 @@ class ChildKeeper:
     @property
     def is_settled(self) -> bool:
         """True when every child is up and none is missing."""
-        return self._missing() == 0 and all(slot.is_up for slot in self.slots)
+        # Asked in every turn.
+        if not self._is_settled:
+            self._is_settled = self._missing() == 0 and all(slot.is_up for slot in self.slots)
+        return self._is_settled
 
     @property
     def is_slow(self) -> bool:
@@ -175,6 +197,7 @@ class ChildKeeper:
         self._selector.unregister(slot.socket)
         self._selector.unregister(slot.sentinel)
         self.slots.remove(slot)
+        self._is_settled = False
         slot.close()
         if is_expected or slot.is_retiring:
             return

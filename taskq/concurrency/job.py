@@ -6,7 +6,6 @@ keeps it to end it before its time.
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 
-from taskq.concurrency.packets import JOB, pack
+from taskq.concurrency.calls import encode_call
+from taskq.concurrency.packets import JOB, QUICK_JOB, pack
 from taskq.utils.log import get_logger
 
 __all__ = ("Job", "Pace", "build_failure")
@@ -22,8 +22,10 @@ __all__ = ("Job", "Pace", "build_failure")
 #: A run that takes less is quick, in seconds.
 QUICK_S = 0.005
 
-#: So many runs in a row must have been quick before a job may wait behind another.
-QUICK_RUNS = 100
+#: The weight of one run in the share of a kind's runs that were not quick, and the share up to
+#: which the kind is quick: about a hundred quick runs bring it there from the start.
+WEIGHT = 0.03
+RARELY = 0.05
 
 logger = get_logger(__name__)
 
@@ -33,22 +35,26 @@ _making_events = threading.Lock()
 class Pace:
     """How long the runs of one kind of job take."""
 
-    __slots__ = ("quick_runs",)
+    __slots__ = ("slowness",)
 
     def __init__(self) -> None:
-        self.quick_runs = 0
+        #: The share of runs that were not quick, the last ones weighing most.
+        self.slowness = 1.0
 
     def note(self, seconds: float) -> None:
         """A run has taken so many seconds."""
         if seconds < QUICK_S:
-            self.quick_runs += 1
+            self.slowness *= 1 - WEIGHT
         else:
-            self.quick_runs = 0
+            self.slowness += (1 - self.slowness) * WEIGHT
 
     @property
     def is_quick(self) -> bool:
-        """True while the last hundred runs were quick."""
-        return self.quick_runs >= QUICK_RUNS
+        """True while nearly all of about the last hundred runs were quick.
+
+        Not all: on a busy machine a run may take long only because its process had to wait.
+        """
+        return self.slowness <= RARELY
 
 
 class Paces(dict[Hashable, Pace]):
@@ -64,9 +70,9 @@ class Job:
 
     __slots__ = (
         "__weakref__", "_accept_callback", "_callback", "_error_callback", "_event",
-        "_propagate", "_timeout_callback", "_value", "correlation_id", "discard_if", "is_overdue",
-        "is_ready", "is_successful", "number", "pace", "packet", "pid", "signalled", "slot",
-        "soft_timeout", "started_at", "terminated", "timeout",
+        "_propagate", "_timeout_callback", "_value", "correlation_id", "discard_if", "is_brief",
+        "is_overdue", "is_ready", "is_successful", "number", "pace", "packet", "pid", "signalled",
+        "slot", "soft_timeout", "started_at", "terminated", "timeout",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +102,9 @@ class Job:
         self._propagate = propagate
         #: What goes to the child; given up once the job has started.
         self.packet: bytes | None = None
+        #: True: the child notes its start in the shared page; we learn of it by its end, or when
+        #: we look there. Not with a limit: that counts from a start which is told at once.
+        self.is_brief = pace.is_quick and not (soft_timeout or timeout)
         #: Where it is, while a child has it.
         self.slot: Any = None
         self.pid: int | None = None
@@ -111,8 +120,8 @@ class Job:
 
     def encode(self, target: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Make the packet; raises what pickle raises."""
-        call = pickle.dumps((target, args, kwargs), pickle.HIGHEST_PROTOCOL)
-        self.packet = pack(JOB, self.number, 0.0, call)
+        call = encode_call(target, args, kwargs)
+        self.packet = pack(QUICK_JOB if self.is_brief else JOB, self.number, 0.0, call)
 
     def is_unwanted(self) -> bool:
         """Ask whether it is still to be run."""
@@ -128,6 +137,11 @@ class Job:
         """A child has started it, at this moment of the monotonic clock."""
         if self._accept_callback is not None:
             self._call(self._accept_callback, pid, moment)
+
+    def complete(self, pid: int, moment: float, is_successful: bool, value: Any) -> None:
+        """A child has started it and it has ended: both are learnt at once."""
+        self.accept(pid, moment)
+        self.finish(is_successful, value)
 
     def finish(self, is_successful: bool, value: Any) -> None:
         """It has ended: with a value, or with an ExceptionInfo."""
@@ -183,10 +197,6 @@ class Job:
         if not self.is_ready:
             raise ValueError(f"{self!r} has not ended yet; ask ready() first")
         return self.is_successful
-
-    def worker_pids(self) -> list[int]:
-        """Give the process it was started in, if it was."""
-        return [] if self.pid is None else [self.pid]
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it has ended; something else must drive the pool meanwhile."""

@@ -24,6 +24,7 @@ __all__ = (
     "FAILED",
     "JOB",
     "LEAVING",
+    "QUICK_JOB",
     "RETIRE",
     "STARTED",
     "UP",
@@ -36,6 +37,8 @@ __all__ = (
 
 #: To the child: run this; read no more.
 JOB, RETIRE = b"j", b"r"
+#: A job that will hardly take longer than to say that it has started: its end says both.
+QUICK_JOB = b"q"
 #: From the child: I exist; I am ready; this has started; this has ended; I read no more.
 ALIVE, UP, STARTED, DONE, LEAVING = b"a", b"u", b"s", b"d", b"l"
 #: From the child: I cannot be set up, for this reason.

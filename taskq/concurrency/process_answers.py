@@ -92,15 +92,33 @@ class Answers(Dispatch):
         self._feed_idle()
 
     def _on_done(self, slot: Slot, seconds: float, payload: Any) -> None:
-        job = slot.jobs.popleft()
+        jobs = slot.jobs
+        job = jobs.popleft()
         job.slot = None
-        self._doubled.pop(slot, None)
+        if len(jobs) < 2:
+            self._doubled.pop(slot, None)
         job.pace.note(seconds)
-        self._reports.append((job.finish, *_decode(payload)))
+        if job.started_at is None:
+            job.pid, job.started_at = slot.pid, time.monotonic() - seconds
+            self._reports.append((job.complete, job.pid, job.started_at, *_decode(payload)))
+        else:
+            self._reports.append((job.finish, *_decode(payload)))
         self._feed(slot)
 
+    def _look_at_jobs(self, now: float) -> None:
+        """Find quick jobs that have started and are not as quick as those before."""
+        for slot in self._keeper.slots:
+            moment = slot.find_start()
+            if moment is not None:
+                self._on_started(slot, moment)
+        self._undo_doubling(now)
+        fronts = (slot.jobs[0] for slot in self._keeper.slots if slot.jobs)
+        self._is_unsure = bool(self._doubled) or any(
+            job.is_brief and job.started_at is None for job in fronts
+        )
+
     def _retire_itself(self, slot: Slot) -> None:
-        slot.is_retiring = slot.is_replaced = True
+        self._keeper.replace(slot)
         if slot.is_idle:
             slot.is_idle = False
             self._idle.remove(slot)
@@ -115,6 +133,9 @@ class Answers(Dispatch):
         slot.is_retiring = slot.is_retiring or self._state == TERMINATE
         # What it has said last is still in its socket.
         self._read(slot)
+        moment = slot.find_start()
+        if moment is not None:
+            self._on_started(slot, moment)
         how, jobs = slot.describe_end(), slot.jobs
         if slot.is_idle:
             self._idle.remove(slot)

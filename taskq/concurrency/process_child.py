@@ -27,12 +27,13 @@ from billiard.pool import EX_RECYCLE, MaybeEncodingError, Worker
 from kombu.asynchronous import get_event_loop, set_event_loop
 
 from taskq.app.coroutines import close_home, set_home
-from taskq.concurrency.limited_job import LimitedJob
+from taskq.concurrency.calls import decode_call
 from taskq.concurrency.packets import (
     ALIVE,
     DONE,
     FAILED,
     LEAVING,
+    QUICK_JOB,
     RETIRE,
     STARTED,
     UP,
@@ -40,6 +41,7 @@ from taskq.concurrency.packets import (
     Packet,
     pack,
 )
+from taskq.concurrency.shared_page import SharedPage
 from taskq.platforms import EX_FAILURE, EX_OK, set_pdeathsig
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
@@ -76,7 +78,7 @@ class ChildWorker(Worker):
     def __init__(
         self,
         socket: AnySocket,
-        limited_job: LimitedJob,
+        page: SharedPage,
         parent_pid: int,
         initializer: Callable[..., Any] | None = None,
         initargs: Any = (),
@@ -87,7 +89,7 @@ class ChildWorker(Worker):
     ) -> None:
         # The base class would make queues of its own: it is here for its hook only.
         self.socket = socket
-        self.limited_job = limited_job
+        self.page = page
         self.parent_pid = parent_pid
         self.initializer = initializer
         self.initargs = initargs
@@ -106,7 +108,7 @@ class ChildWorker(Worker):
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a child that is spawned have what it needs; `let_go` is for forked ones."""
         return type(self), (
-            self.socket, self.limited_job, self.parent_pid, self.initializer, self.initargs,
+            self.socket, self.page, self.parent_pid, self.initializer, self.initargs,
             self.on_exit, self.max_tasks, self.max_memory,
         )  # fmt: skip
 
@@ -182,7 +184,7 @@ class ChildWorker(Worker):
 
     def _on_soft_limit(self, signum: int, frame: Any) -> None:
         # A signal that comes late must not hit the job behind the one it was meant for.
-        number = self.limited_job.read()
+        number = self.page.limited
         if number and number == self.current:
             self._throw(SoftTimeLimitExceeded())
 
@@ -205,7 +207,7 @@ class ChildWorker(Worker):
         sys.exit(self._run_jobs())
 
     def _run_jobs(self) -> int:
-        send, now = self.socket.send, time.monotonic
+        send, note_start, now = self.socket.send, self.page.start, time.monotonic
         while True:
             packet = self.receive()
             if packet is None:
@@ -215,7 +217,10 @@ class ChildWorker(Worker):
                 return EX_OK
             started = now()
             self.current = number
-            send(pack(STARTED, number, started))
+            if kind == QUICK_JOB:
+                note_start(number, started)
+            else:
+                send(pack(STARTED, number, started))
             is_successful, value, leaves = self._run(call)
             answer = _encode(is_successful, value)
             send(pack(DONE, number, now() - started, answer))
@@ -229,7 +234,7 @@ class ChildWorker(Worker):
         """Run one call: (whether it went well, value or ExceptionInfo, why the child must end)."""
         value: Any = _NOTHING
         try:
-            target, args, kwargs = pickle.loads(call)
+            target, args, kwargs = decode_call(call)
             value = target(*args, **kwargs)
             self.current = 0
         except BaseException as exc:  # the job's edge: its errors are answers
@@ -295,8 +300,8 @@ def _point_to_nothing(descriptors: list[int]) -> None:
 
 def _describe_leaving(exc: SystemExit | KeyboardInterrupt) -> ExceptionInfo:
     """Report a job that ends its own process as a lost child; who waits for it must not end too."""
-    code = getattr(exc, "code", repr(exc)) or 0
+    how = f"exitcode {exc.code or 0}" if isinstance(exc, SystemExit) else "KeyboardInterrupt"
     try:
-        raise WorkerLostError(f"Worker exited prematurely: exitcode {code}.") from exc
+        raise WorkerLostError(f"Worker exited prematurely: {how}.") from exc
     except WorkerLostError:
         return ExceptionInfo()

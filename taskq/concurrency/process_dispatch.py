@@ -14,9 +14,9 @@ from collections import deque
 from typing import Any
 
 from taskq.concurrency.child_keeper import ChildKeeper
-from taskq.concurrency.job import Job
+from taskq.concurrency.job import QUICK_S, Job
 from taskq.concurrency.packets import RETIRE, pack
-from taskq.concurrency.process_slot import Slot
+from taskq.concurrency.process_slot import MOST_IN_HAND, Slot
 
 __all__ = ("Dispatch",)
 
@@ -37,6 +37,8 @@ class Dispatch:
         self._idle: deque[Slot] = deque()
         #: Slots with a second job in hand -> the job in front when last looked at.
         self._doubled: dict[Slot, int] = {}
+        #: Whether there are such slots, or quick jobs that may have started without a word.
+        self._is_unsure = False
         #: When to look at those, and when to try full sockets again; 0 for never.
         self._look_at = self._retry_at = 0.0
         #: Callbacks to be called, with their arguments.
@@ -52,17 +54,22 @@ class Dispatch:
                 return
         self._waiting.append(job)
         if job.pace.is_quick and len(self._waiting) == 1:
+            fullest = MOST_IN_HAND
             for slot in self._keeper.slots:
-                if slot not in self._doubled and slot.jobs:
-                    self._feed(slot)
-                    return
+                if 0 < len(slot.jobs) < fullest:
+                    emptiest, fullest = slot, len(slot.jobs)
+            if fullest < MOST_IN_HAND:
+                self._feed(emptiest)
 
     def _send(self, slot: Slot, job: Job) -> bool:
         if not slot.send(job):
             self._retry_at = self._retry_at or time.monotonic() + RETRY_S
             return False
         if len(slot.jobs) > 1:
-            self._doubled[slot] = 0
+            self._doubled.setdefault(slot, 0)
+            self._is_unsure = True
+        elif job.is_brief:
+            self._is_unsure = True
         if slot.socket.unsent:
             self._watch_for_room(slot)
         return True
@@ -78,7 +85,7 @@ class Dispatch:
                 self._retire(slot)
             return
         jobs, waiting = slot.jobs, self._waiting
-        while waiting and (not jobs or (len(jobs) == 1 and self._may_double(slot))):
+        while waiting and (not jobs or self._may_double(slot)):
             job = waiting.popleft()
             if job.discard_if is not None and job.is_unwanted():
                 continue
@@ -109,14 +116,15 @@ class Dispatch:
             slot.is_idle = True
             self._idle.append(slot)
 
-    def _undo_doubling(self) -> None:
+    def _undo_doubling(self, now: float) -> None:
         """Take back what has waited too long behind a job."""
         for slot, seen in list(self._doubled.items()):
-            front = slot.jobs[0].number
-            if front == seen:
+            front = slot.jobs[0]
+            started = front.started_at
+            if front.number == seen or (started is not None and now - started >= QUICK_S):
                 self._take_back(slot)
             else:
-                self._doubled[slot] = front
+                self._doubled[slot] = front.number
 
     def _take_back(self, slot: Slot) -> None:
         """Let the jobs a child has not read wait again, before all others."""
@@ -138,7 +146,7 @@ class Dispatch:
 
     def _retire(self, slot: Slot) -> None:
         """Tell a child to read no more; another one stands in for it where one is missing."""
-        slot.is_retiring = slot.is_replaced = True
+        self._keeper.replace(slot)
         if slot.is_idle:
             slot.is_idle = False
             self._idle.remove(slot)

@@ -35,6 +35,7 @@ from billiard.einfo import ExceptionInfo
 from taskq.concurrency.child_keeper import ChildKeeper
 from taskq.concurrency.job import QUICK_S, Job, Paces
 from taskq.concurrency.process_answers import CLOSE, RUN, TERMINATE, Answers
+from taskq.concurrency.process_child import SOFT_LIMIT_SIGNAL
 from taskq.utils.log import get_logger
 
 __all__ = ("ProcessPool",)
@@ -149,7 +150,7 @@ class ProcessPool(Answers):
             return job
         with self._lock:
             self._place(job)
-            if (self._doubled and not self._look_at) or self._retry_at:
+            if (self._is_unsure and not self._look_at) or self._retry_at:
                 self._plan()
         return job
 
@@ -157,7 +158,12 @@ class ProcessPool(Answers):
         """End what runs in this child, by a signal; what waits behind it runs elsewhere."""
         with self._lock:
             slot = self._keeper.find(pid)
-            if slot is not None:
+            if slot is None:
+                return
+            if signal == SOFT_LIMIT_SIGNAL and slot.jobs:
+                # It ends the job by an exception: the child lives, and answers.
+                slot.send_soft_limit(slot.jobs[0])
+            else:
                 self._end_front(slot, TERM_SIGNAL if signal is None else signal)
 
     def flush(self) -> None:
@@ -277,7 +283,7 @@ class ProcessPool(Answers):
     def _next_moment(self) -> float | None:
         """Give the moment at which something is to be looked at."""
         moments = [self._limits.next_moment(), self._keeper.next_moment()]
-        if self._doubled:
+        if self._look_at:
             moments.append(self._look_at)
         if self._retry_at:
             moments.append(self._retry_at)
@@ -285,7 +291,7 @@ class ProcessPool(Answers):
 
     def _plan(self) -> None:
         """See to it that the next moment is not slept through."""
-        if self._doubled and not self._look_at:
+        if self._is_unsure and not self._look_at:
             self._look_at = time.monotonic() + QUICK_S
             self._wake()
         if self._hub is None:
@@ -298,6 +304,12 @@ class ProcessPool(Answers):
 
     def _look_for_hub(self) -> None:
         self._hub_looks_at = 0.0
+        with self._lock:
+            moment = self._next_moment()
+            if moment is None or moment > time.monotonic():
+                # Other turns have looked meanwhile.
+                self._plan()
+                return
         self.poll(0)
 
     def _look_around(self) -> None:
@@ -308,7 +320,7 @@ class ProcessPool(Answers):
                 self._limit(job, is_soft)
         if self._look_at and now >= self._look_at:
             self._look_at = 0.0
-            self._undo_doubling()
+            self._look_at_jobs(now)
         if self._retry_at and now >= self._retry_at:
             self._retry_at = 0.0
             for slot in [slot for slot in self._keeper.slots if not slot.is_idle]:

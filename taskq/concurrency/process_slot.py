@@ -17,12 +17,15 @@ from typing import Any
 from billiard.common import human_status
 
 from taskq.concurrency.job import QUICK_S, Job
-from taskq.concurrency.limited_job import LimitedJob
 from taskq.concurrency.packets import AnySocket, build_pair
 from taskq.concurrency.process_child import SOFT_LIMIT_SIGNAL, ChildWorker
+from taskq.concurrency.shared_page import SharedPage
 from taskq.platforms import EX_FAILURE
 
 __all__ = ("Slot",)
+
+#: Jobs a child has at most, with the one that runs.
+MOST_IN_HAND = 2
 
 
 class Slot:
@@ -30,7 +33,7 @@ class Slot:
 
     __slots__ = (
         "alive_by", "index", "is_alive", "is_idle", "is_replaced", "is_retiring", "is_told",
-        "is_up", "jobs", "limited_job", "pid", "process", "sentinel", "socket", "theirs",
+        "is_up", "jobs", "page", "pid", "process", "sentinel", "socket", "theirs",
     )  # fmt: skip
 
     def __init__(self, index: int, is_stream: bool = False, is_spawned: bool = False) -> None:
@@ -40,7 +43,7 @@ class Slot:
         self.socket: AnySocket
         self.theirs: AnySocket
         self.socket, self.theirs = build_pair(is_stream)
-        self.limited_job = LimitedJob.by_file() if is_spawned else LimitedJob()
+        self.page = SharedPage.by_file() if is_spawned else SharedPage()
         self.process: Any = None
         self.pid = 0
         #: A descriptor that can be read when the child is gone.
@@ -59,7 +62,7 @@ class Slot:
         self, context: Any, let_go: Callable[[], Any], alive_within: float, **options: Any
     ) -> None:
         """Start the child; `options` are those of ChildWorker. Raises OSError when it cannot be."""
-        worker = ChildWorker(self.theirs, self.limited_job, os.getpid(), let_go=let_go, **options)
+        worker = ChildWorker(self.theirs, self.page, os.getpid(), let_go=let_go, **options)
         process = self.process = context.Process(target=worker)
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
@@ -114,21 +117,28 @@ class Slot:
         return taken
 
     def has_room_behind(self, now: float) -> bool:
-        """Tell whether a quick job may wait behind the one that runs."""
+        """Tell whether a quick job may wait behind those it has."""
         jobs = self.jobs
-        if self.is_retiring or not self.theirs.can_take_back:
+        if len(jobs) >= MOST_IN_HAND or self.is_retiring or not self.theirs.can_take_back:
             return False
         front = jobs[0]
         if not front.pace.is_quick:
             return False
         return front.started_at is None or now - front.started_at < QUICK_S
 
+    def find_start(self) -> float | None:
+        """Give the moment the first job has started if only the shared page says so yet."""
+        jobs, page = self.jobs, self.page
+        if jobs and jobs[0].started_at is None and page.started == jobs[0].number:
+            return page.started_at
+        return None
+
     # --- signals --------------------------------------------------------------------------------
 
     def send_soft_limit(self, job: Job) -> None:
         """Raise SoftTimeLimitExceeded in the child, if it still runs this job."""
         if SOFT_LIMIT_SIGNAL is not None:
-            self.limited_job.write(job.number)
+            self.page.limit(job.number)
             self.signal(SOFT_LIMIT_SIGNAL)
 
     def signal(self, signum: int) -> None:
@@ -175,7 +185,7 @@ class Slot:
     def _close_ends(self) -> None:
         self.socket.close()
         self.theirs.close()
-        self.limited_job.close()
+        self.page.close()
         # The library's own sentinel is closed by the library.
         if self.pid and self.sentinel != self.process.sentinel:
             os.close(self.sentinel)

@@ -18,8 +18,8 @@ from billiard.exceptions import WorkerLostError
 from contract import child_jobs as jobs
 from patience import FOREVER_S, PATIENCE_S, wait_until
 
-from taskq.concurrency.job import QUICK_RUNS
 from taskq.concurrency.process_pool import ProcessPool
+from taskq.concurrency.process_slot import MOST_IN_HAND
 
 
 class Account:
@@ -146,6 +146,38 @@ def test_killed_while_running_its_job_is_lost_and_the_next_is_run() -> None:
     assert (account.accepted[2], account.done[2]) == (1, 1)
 
 
+def test_killed_by_a_quick_job_it_had_started_only_that_is_lost(tmp_path: Path) -> None:
+    stage = Stage()
+    stage.up()
+    for target in (jobs.note, jobs.exit_hard):
+        stage.pool._paces[target].slowness = 0.0
+    path = str(tmp_path / "runs")
+    # Nobody has looked at the page where the child notes such starts when it dies.
+    stage.account.give(stage.pool, 1, jobs.note, path, "1")
+    stage.account.give(stage.pool, 2, jobs.exit_hard, 1)
+    stage.account.give(stage.pool, 3, jobs.note, path, "3")
+    account = stage.finish()
+    assert Path(path).read_text() == "1\n3\n"
+    assert account.accepted == {1: 1, 2: 1, 3: 1}
+    assert (account.done, account.lost) == ({1: 1, 3: 1}, {2: 1})
+
+
+def test_killed_before_it_starts_a_quick_job_that_is_sent_again() -> None:
+    stage = Stage()
+    pid = stage.up()
+    stage.pool._paces[max].slowness = 0.0
+    stage.account.give(stage.pool, 1, max, 1, 2)
+    while not stage.account.done:
+        stage.pool.poll(1)
+    # The page still names the job before.
+    os.kill(pid, signal.SIGSTOP)
+    stage.account.give(stage.pool, 2, max, 1, 2)
+    os.kill(pid, signal.SIGKILL)
+    account = stage.finish()
+    assert account.accepted == account.done == {1: 1, 2: 1}
+    assert not account.lost
+
+
 def test_killed_after_its_answer_the_answer_counts(tmp_path: Path) -> None:
     stage = Stage()
     pid = stage.up()
@@ -161,16 +193,16 @@ def test_killed_after_its_answer_the_answer_counts(tmp_path: Path) -> None:
 def test_what_waits_in_the_hands_of_a_lost_child_is_sent_again() -> None:
     stage = Stage()
     stage.up()
-    # Such jobs have been quick: a second packet goes into the child's hand.
-    stage.pool._paces[max].quick_runs = QUICK_RUNS
+    # Such jobs have been quick: more packets go into the child's hand.
+    stage.pool._paces[max].slowness = 0.0
     pid = stage.pool.pids()[0]
     os.kill(pid, signal.SIGSTOP)
-    for number in range(3):
+    for number in range(MOST_IN_HAND + 1):
         stage.account.give(stage.pool, number, max, 1, 2)
-    assert len(stage.pool._keeper.slots[0].jobs) == 2
+    assert len(stage.pool._keeper.slots[0].jobs) == MOST_IN_HAND
     os.kill(pid, signal.SIGKILL)
     account = stage.finish()
-    assert len(account.done) == 3
+    assert len(account.done) == MOST_IN_HAND + 1
     assert set(account.done.values()) == set(account.accepted.values()) == {1}
     assert not account.lost
 

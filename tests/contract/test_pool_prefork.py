@@ -307,7 +307,7 @@ class TestDrivenByThread(ProcessContract):
         job = pool.apply_async(max, (1, 2))
         assert job.get(PATIENCE_S) == 2
         assert job.ready() and job.successful() and job.accepted()
-        assert job.worker_pids()[0] in pool.info["processes"]
+        assert job.pid in pool.info["processes"]
 
     def test_the_thread_ends_with_the_pool(self, pool: TaskPool) -> None:
         assert "taskq-pool" in {thread.name for thread in threading.enumerate()}

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from patience import FOREVER_S, wait_until
 from taskq import Celery
 from taskq.concurrency import child_keeper
 from taskq.concurrency.heritage import Heritage
-from taskq.concurrency.job import QUICK_RUNS, QUICK_S, Pace
+from taskq.concurrency.job import QUICK_S, Pace
 from taskq.concurrency.prefork import TaskPool, process_destructor, process_initializer
 from taskq.concurrency.process_pool import ProcessPool
+from taskq.concurrency.process_slot import MOST_IN_HAND
 from taskq.exceptions import ImproperlyConfigured
 from taskq.signals import worker_process_init, worker_process_shutdown
 from taskq.utils import log_handlers
@@ -244,16 +246,27 @@ def test_a_child_without_a_sign_of_life_is_replaced(
 def make_quick(pool: ProcessPool, kind: Any = jobs.nap) -> None:
     """Let the pool, once a child is up, take jobs of this kind for quick, as after many runs."""
     run(pool, jobs.nap, 0)
-    pool._paces[kind].quick_runs = QUICK_RUNS
+    pool._paces[kind].slowness = 0.0
 
 
-def test_a_hundred_quick_runs_in_a_row_make_a_kind_quick() -> None:
+def test_about_a_hundred_quick_runs_make_a_kind_quick() -> None:
     pace = Pace()
-    for seconds in [*[0.0] * (QUICK_RUNS - 1), QUICK_S, *[0.0] * (QUICK_RUNS - 1)]:
-        pace.note(seconds)
+    for _ in range(98):
+        pace.note(0.0)
         assert not pace.is_quick
     pace.note(0.0)
     assert pace.is_quick
+
+
+@pytest.mark.parametrize(("slow", "is_quick"), [(2, True), (8, False)])
+def test_only_a_few_of_the_last_hundred_runs_may_be_slow(slow: int, is_quick: bool) -> None:
+    pace = Pace()
+    for number in range(1, 1001):
+        pace.note(QUICK_S if number % (100 // slow) == 0 else 0.0)
+    # Right after a slow one, and in between.
+    for _ in range(100 // slow - 1):
+        pace.note(0.0)
+    assert pace.is_quick == is_quick
 
 
 def test_nothing_waits_behind_a_slow_job(pools: Any) -> None:
@@ -279,6 +292,54 @@ def test_what_waits_behind_a_job_that_turns_out_slow_is_taken_back(
     assert list(pool._waiting) == [behind]
     go.touch()
     wait_until(behind.ready, turn=lambda: pool.poll(0.1))
+
+
+def test_what_waits_behind_others_goes_to_a_child_that_has_nothing_to_do(
+    pools: Any, tmp_path: Path
+) -> None:
+    later, now = tmp_path / "later", tmp_path / "now"
+    pool = pools(2)
+    assert pool.did_start_ok()
+    make_quick(pool, jobs.hold)
+    first = pool.apply_async(jobs.hold, (str(later),))
+    others = [pool.apply_async(jobs.hold, (str(now),)) for _ in range(2 * MOST_IN_HAND - 1)]
+    assert [len(slot.jobs) for slot in pool._keeper.slots] == [MOST_IN_HAND] * 2
+    # One child runs all that waits behind the job that keeps the other one.
+    now.touch()
+    wait_until(lambda: all(job.ready() for job in others), turn=lambda: pool.poll(0.1))
+    assert not first.ready()
+    later.touch()
+    wait_until(first.ready, turn=lambda: pool.poll(0.1))
+
+
+def test_a_quick_job_that_is_not_quick_has_started_without_an_answer(
+    pools: Any, tmp_path: Path
+) -> None:
+    go, accepted = tmp_path / "go", []
+    pool = pools(1)
+    make_quick(pool, jobs.hold)
+    before = time.monotonic()
+    job = pool.apply_async(
+        jobs.hold, (str(go),), accept_callback=lambda pid, moment: accepted.append((pid, moment))
+    )
+    assert job.is_brief
+    wait_until(lambda: accepted, turn=lambda: pool.poll(0.1))
+    ((pid, moment),) = accepted
+    assert pid == pool.pids()[0]
+    assert before <= moment <= time.monotonic()
+    assert not job.ready()
+    go.touch()
+    wait_until(job.ready, turn=lambda: pool.poll(0.1))
+    assert len(accepted) == 1
+
+
+def test_the_start_of_a_job_with_a_limit_is_told_at_once(pools: Any) -> None:
+    pool = pools(1)
+    make_quick(pool)
+    job = pool.apply_async(jobs.nap, (FOREVER_S,), soft_timeout=0.01)
+    assert not job.is_brief
+    wait_until(job.ready, turn=lambda: pool.poll(0.1))
+    assert not job.successful()
 
 
 def test_a_limit_hits_its_own_job_and_not_the_one_behind(pools: Any) -> None:
