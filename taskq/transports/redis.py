@@ -30,6 +30,7 @@ from kombu.transport.redis import MultiChannelPoller
 from redis.exceptions import RedisError
 
 from taskq.exceptions import ImproperlyConfigured
+from taskq.transports.consuming import DELIVERY_S, read_lease
 from taskq.transports.redis_channel import Channel, ReservingChannel, SentinelChannel
 from taskq.transports.redis_lease import Session
 from taskq.utils.log import get_logger
@@ -38,13 +39,8 @@ __all__ = ("SentinelTransport", "Transport")
 
 logger = get_logger(__name__)
 
-#: Seconds a turn of the loop may spend on delivering before others have theirs.
-DELIVERY_S = 0.005
-
 #: Seconds between looks at connections that should have said something.
 LOOK_S = 1.0
-
-DEFAULT_LEASE_S = 30.0
 
 OLDEST = (6, 2)
 
@@ -78,7 +74,7 @@ class Transport(kombu_redis.Transport):
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
         self.cycle = Poller(self)
-        self.lease_s = _read_lease(client.transport_options.get("lease", DEFAULT_LEASE_S))
+        self.lease_s = read_lease(client.transport_options)
         self._session: Session | None = None
         #: Reserved, not delivered yet: channel, tag, queue, message.
         self.waiting: deque[tuple[ReservingChannel, str, str, bytes]] = deque()
@@ -168,7 +164,7 @@ class Transport(kombu_redis.Transport):
             self._session = Session(channel, channel.keys, self.lease_s, visibility)
         return self._session
 
-    def announce_lists(self, channel: ReservingChannel) -> None:
+    def register_lists(self, channel: ReservingChannel) -> None:
         """Say in Redis which lists are consumed from, before anything is taken from them."""
         names = {name for each in self.channels for name in each.consumed_lists()}
         channel.session.consume(sorted(names | set(channel.consumed_lists())))
@@ -314,11 +310,3 @@ def _require_new_server(channel: ReservingChannel) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST:
         raise ImproperlyConfigured(TOO_OLD.format(version=version))
-
-
-def _read_lease(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise ImproperlyConfigured(
-            f"broker_transport_options['lease']: expected seconds (more than 0), got {value!r}."
-        )
-    return float(value)

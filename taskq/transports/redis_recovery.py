@@ -27,8 +27,7 @@ logger = get_logger(__name__)
 #: Messages moved at most in one step, so that others need not wait long.
 AT_ONCE = 50
 
-#: Seconds the in-flight lists of a dead worker are still looked at: a wait of its may be answered
-#: late.
+#: Seconds a dead worker is still looked at: a wait of its may be answered late.
 GRACE_S = 600.0
 
 
@@ -179,7 +178,10 @@ class Recovery:
     def _look_again(self, field: str, facts: list[Any]) -> None:
         buried, names = facts
         id = field[1:]
-        self.give_back(id, names, self.keys.worker(id))
+        lease = self.keys.worker(id)
+        self.give_back(id, names, lease)
+        # It may have been alive when it was buried, only late, and have died since.
+        self.put_back(self.find_tags(id), lease)
         if abs(time.time() - buried) > GRACE_S:
             self.line.ask(("HDEL", self.keys.workers, field))
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from kombu.transport import base, virtual
 
-from taskq.exceptions import ImproperlyConfigured
+from taskq.transports.consuming import DELIVERY_S, read_lease
 from taskq.transports.sqlite_bell import WOKEN
 from taskq.transports.sqlite_channel import Channel
 from taskq.transports.sqlite_lease import LeaseLost, Session
@@ -37,11 +37,6 @@ logger = get_logger(__name__)
 #: Seconds between looks at the file, while bells are answered and while they are not.
 SLOW_LOOK_S = 1.0
 FAST_LOOK_S = 0.05
-
-#: Seconds a turn of the loop may spend on delivering before others have theirs.
-DELIVERY_S = 0.005
-
-DEFAULT_LEASE_S = 30.0
 
 _routes: dict[Database, Routes] = {}
 
@@ -79,7 +74,7 @@ class Transport(virtual.Transport):
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.lease_s = _read_lease(client.transport_options.get("lease", DEFAULT_LEASE_S))
+        self.lease_s = read_lease(client.transport_options)
         self._session: Session | None = None
         #: Reserved, not delivered yet.
         self.waiting: deque[tuple[Channel, Reserved]] = deque()
@@ -313,11 +308,3 @@ class Transport(virtual.Transport):
     def _on_due(self) -> None:
         self._due_timer = None
         self._look()
-
-
-def _read_lease(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-        raise ImproperlyConfigured(
-            f"broker_transport_options['lease']: expected seconds (more than 0), got {value!r}."
-        )
-    return float(value)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kombu.utils.uuid import uuid
 
 from taskq.transports import sqlite_store as store
+from taskq.transports.consuming import Window
 from taskq.transports.sqlite_declaring import DeclaringChannel
-from taskq.transports.sqlite_lease import announce
+from taskq.transports.sqlite_lease import ring_for
 from taskq.transports.sqlite_message import Message as Delivery
 from taskq.transports.sqlite_message import as_outgoing
 from taskq.transports.sqlite_store import Demand, Outgoing, Reserved
@@ -22,32 +23,9 @@ from taskq.utils.sqlite import DatabaseError
 if TYPE_CHECKING:
     from taskq.transports.sqlite import Transport
 
-__all__ = ("Channel", "PublishBatch", "Window")
+__all__ = ("Channel", "PublishBatch")
 
 logger = get_logger(__name__)
-
-#: Messages reserved at most in one turn.
-MOST_AT_ONCE = 64
-
-
-class Window:
-    """How many unacknowledged messages a channel may hold; kombu's QoS."""
-
-    def __init__(self, channel: Channel, prefetch_count: int = 0) -> None:
-        self.channel = channel
-        self.prefetch_count = prefetch_count
-
-    def can_consume(self) -> bool:
-        return self.find_room() > 0
-
-    def can_consume_max_estimate(self) -> int | None:
-        return self.find_room() if self.prefetch_count else None
-
-    def find_room(self) -> int:
-        """Give the number of messages that may be reserved now."""
-        if not self.prefetch_count:
-            return MOST_AT_ONCE
-        return min(self.prefetch_count - len(self.channel.held), MOST_AT_ONCE)
 
 
 class _Consumer(NamedTuple):
@@ -122,7 +100,7 @@ class Channel(DeclaringChannel):
                 connection.routes.distrust()
         for bells in ringing:
             if bells:
-                announce(connection.database, bells)
+                ring_for(connection.database, bells)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Collect messages for kombu's Producer.batch()."""
@@ -141,8 +119,6 @@ class Channel(DeclaringChannel):
         tag = consumer_tag or f"ctag{self.channel_id}.{uuid()}"
         self.connection.session.consume(queue, self._name_consumer(tag))
         self._callers[tag] = _Consumer(queue, bool(no_ack), callback)
-        self._consumers.add(tag)
-        self._tag_to_queue[tag] = queue
         self._find_queues()
         self.hungry = True
         self.connection.wake()
@@ -153,8 +129,6 @@ class Channel(DeclaringChannel):
         consumer = self._callers.pop(consumer_tag, None)
         if consumer is None:
             return
-        self._consumers.discard(consumer_tag)
-        self._tag_to_queue.pop(consumer_tag, None)
         if self._is_ours():
             if all(other.queue != consumer.queue for other in self._callers.values()):
                 self._give_back_waiting(consumer.queue)
@@ -315,7 +289,7 @@ class Channel(DeclaringChannel):
         if bells is None:
             self._log_late([taken[0]])
         else:
-            announce(database, bells)
+            ring_for(database, bells)
 
     def basic_recover(self, requeue: bool = False) -> None:
         """Put everything delivered and not settled back at the consuming end, redelivered."""
@@ -382,7 +356,7 @@ class Channel(DeclaringChannel):
     def _put_back(self, taken: list[tuple[int, int]], tries: int) -> None:
         if taken:
             database = self.connection.database
-            announce(database, database.write(store.put_back, taken, tries))
+            ring_for(database, database.write(store.put_back, taken, tries))
 
     def _give_back_waiting(self, queue: str | None = None) -> None:
         """Give back what was reserved for a queue (all queues when None) and not delivered."""
@@ -445,9 +419,7 @@ class PublishBatch:
             self.channel.put(messages, time.time())
 
     def discard(self) -> None:
-        """Forget what was collected."""
+        """Forget what was collected and not flushed."""
         self._messages.clear()
 
-    def close(self) -> None:
-        """End the batch; what was not flushed is forgotten."""
-        self.discard()
+    close = discard

@@ -14,7 +14,7 @@ from kombu.utils.uuid import uuid
 
 from taskq.transports import sqlite_store as store
 from taskq.transports import sqlite_topology as topology
-from taskq.transports.sqlite_lease import announce
+from taskq.transports.sqlite_lease import ring_for
 from taskq.transports.sqlite_message import Message
 from taskq.transports.sqlite_topology import QueueOptions
 
@@ -155,7 +155,7 @@ class DeclaringChannel(virtual.Channel):
             return 0
         database = self.connection.database
         number, bells = database.write(store.release_delayed, id)
-        announce(database, bells)
+        ring_for(database, bells)
         return number
 
     def list_bindings(self) -> list[tuple[str, str, str]]:

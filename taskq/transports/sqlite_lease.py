@@ -145,7 +145,7 @@ class Session:
         if self.pid == os.getpid() and not self.lost:
             self.lost = True
             bells, _ = self.database.write(_bury, [self.id])
-            announce(self.database, bells)
+            ring_for(self.database, bells)
 
 
 def _join(
@@ -261,7 +261,7 @@ def _bury(connection: sqlite3.Connection, sessions: Sequence[int]) -> tuple[Bell
     return find_bells(connection, filled), names
 
 
-def announce(database: Database, bells: Iterable[tuple[str, int]]) -> None:
+def ring_for(database: Database, bells: Iterable[tuple[str, int]]) -> None:
     """Ring these bells; what a dead process left behind is put back to work at once.
 
     Raises nothing: who would take the stored message for one that was not sent it again.
@@ -311,7 +311,7 @@ def sweep(database: Database) -> None:
         bells, names = database.write(_clean, over, unused, old, now)
         for name in names:
             remove(name)
-        announce(database, bells)
+        ring_for(database, bells)
     if over:
         logger.info("%s: gave back the messages of %d ended session(s)", database.path, len(over))
 

@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -285,6 +286,22 @@ def test_what_a_dead_worker_was_just_given_comes_back(
     assert inbox.wait(2)[1].payload == 8
 
 
+def test_what_a_worker_held_that_died_after_it_was_buried_comes_back(
+    broker: Broker, client: redis.Redis, queue: Queue
+) -> None:
+    broker.options = {"lease": SHORT_LEASE_S}
+    # It was late to renew its lease: others took it for dead, and then it was not for a moment.
+    client.hset("taskq.workers", "~late", json.dumps([time.time(), [queue.name]]))
+    copy = b'[%b, "", "%b"]' % (make_message(body="7"), queue.name.encode())
+    client.hset("unacked", "late:1:1", copy)
+    client.zadd("unacked_index", {"late:1:1": time.time()})
+    client.set("taskq.worker.late", 1, px=300)
+    inbox = Inbox(broker, queue)
+    assert inbox.wait(1)[0].payload == 7
+    assert not client.exists("taskq.worker.late")
+    assert not client.hexists("unacked", "late:1:1")
+
+
 def test_a_held_message_outlives_the_visibility_timeout(
     redis_url: str, client: redis.Redis, broker: Broker, producer: Producer, queue: Queue
 ) -> None:
@@ -422,6 +439,24 @@ def test_a_connection_the_server_closed_is_made_anew(
     client.client_kill_filter(skipme=True)
     send(producer, queue, 2)
     assert client.llen(queue.name) == 2
+
+
+def test_what_was_sent_to_a_connection_just_closed_is_sent_again(
+    broker: Broker, client: redis.Redis, queue: Queue
+) -> None:
+    client.lpush(queue.name, *[make_message() for _ in range(3)])
+    inbox = Inbox(broker, queue, prefetch=1)
+    for number in range(1, 4):
+        inbox.wait(number)
+        # Right after its reply: nobody looks whether the server is still there.
+        calls = inbox.messages[-1].channel._calls
+        calls._trusted_s = PATIENCE_S
+        client.client_kill("{}:{}".format(*calls.socket.getsockname()))
+        inbox.messages[-1].ack()
+    wait_until(lambda: client.hlen("unacked") == 0, turn=lambda: broker.turn(inbox.connection))
+    assert len(inbox.messages) == 3
+    assert client.llen(queue.name) == 0
+    assert client.zcard("unacked_index") == 0
 
 
 def test_a_batch_that_is_not_confirmed_says_so(
