@@ -100,10 +100,19 @@ class Documents:
 
     def encode(self, data: Any) -> Any:
         """`data` serialised, and compressed if result_compression says so."""
-        payload = serializer_registry.dumps(data, self.serializer)[2]
+        payload = self._write_plain(data)
         if self.compression:
             return compress_payload(payload, self.compression)
         return payload
+
+    def _write_plain(self, data: Any) -> Any:
+        if self.serializer == "json":
+            try:
+                return serializer_registry._encoders["json"].encoder(data)
+            except Exception:
+                # Once more, the way that says what is wrong.
+                pass
+        return serializer_registry.dumps(data, self.serializer)[2]
 
     # -- reading
 

@@ -18,6 +18,7 @@ from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
 from taskq.backends.redis_reader import ResultReader, Retry
+from taskq.utils.redis_packing import pack_commands
 
 __all__ = ("STORE", "RedisLink", "find_link")
 
@@ -95,7 +96,7 @@ class RedisLink:
     def _ask(self, connection: Any, *command: Any) -> Any:
         answered = False
         try:
-            connection.send_command(*command)
+            connection.send_packed_command(pack_commands(connection, [command]))
             answer = connection.read_response()
             answered = True
             return answer

@@ -12,49 +12,37 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import loads as load_typed
 from redis.exceptions import NoScriptError, RedisError
 
+from taskq.transports.consuming import Window
 from taskq.transports.redis_delays import Delaying, build_ending
 from taskq.transports.redis_lease import Session
 from taskq.transports.redis_line import Command, Line, build_call
+from taskq.transports.redis_message import Message
 from taskq.transports.redis_recovery import Keys
 from taskq.transports.redis_scripts import GIVE_BACK, RESERVE
 from taskq.transports.redis_settling import BROKEN
 from taskq.transports.redis_waits import MOST_WAITS, Waits, Watch
 from taskq.utils.log import get_logger
+from taskq.utils.serialization import read_json
 
 if TYPE_CHECKING:
     from taskq.transports.redis import Transport
 
-__all__ = ("Channel", "SentinelChannel", "Window")
+__all__ = ("Channel", "SentinelChannel")
 
 logger = get_logger(__name__)
-
-#: Messages reserved at most in one call.
-MOST_AT_ONCE = 64
 
 #: Characters of a message that cannot be read which are logged.
 SHOWN = 1024
 
-_decode = json.JSONDecoder().decode
 
-
-class Window:
-    """How many unacknowledged messages a channel may hold; kombu's QoS."""
-
-    def __init__(self, channel: ReservingChannel, prefetch_count: int = 0) -> None:
-        self.channel = channel
-        self.prefetch_count = prefetch_count
+class FanoutWindow(Window):
+    """A window for kombu's own code too, which brings the messages of fanout exchanges."""
 
     def can_consume(self) -> bool:
         return self.find_room() > 0
 
     def can_consume_max_estimate(self) -> int | None:
         return max(self.find_room(), 0) if self.prefetch_count else None
-
-    def find_room(self) -> int:
-        """Give the number of messages that may be reserved now."""
-        if not self.prefetch_count:
-            return MOST_AT_ONCE
-        return min(self.prefetch_count - len(self.channel.held), MOST_AT_ONCE)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Hold a message of a fanout exchange; Redis knows nothing of it."""
@@ -85,10 +73,19 @@ class _Call(NamedTuple):
     delays: int = 0
 
 
+class _Reserve(NamedTuple):
+    """What calls of the reserve script for the same queues, in the same order, have in common."""
+
+    names: list[tuple[str, str]]
+    keys: list[Any]
+    arguments: list[Any]
+
+
 class ReservingChannel(Delaying):
     """What our channels do in their own way; a base of kombu's does the rest."""
 
-    QoS = Window
+    QoS = FanoutWindow
+    Message = Message
     connection: Transport
     closed: bool
 
@@ -96,6 +93,7 @@ class ReservingChannel(Delaying):
         self._session: Session | None = None
         self._receivers: dict[str, _Receiver] = {}
         self._rung: set[str] = set()
+        self._reserves: dict[tuple[str, ...], _Reserve] = {}
         self._call: _Call | None = None
         self._is_patient = False
         self._waits: Waits | Watch | None = None
@@ -103,7 +101,7 @@ class ReservingChannel(Delaying):
         super().__init__(connection, **kwargs)
         self.line = Line(self.pool)
         #: Where calls go whose replies are heard when they come.
-        self._calls = Line(self.pool)
+        self._calls = Line(self.pool, survives=True)
         self.keys = Keys(
             self.global_keyprefix,
             self.global_keyprefix + self.unacked_key,
@@ -152,6 +150,7 @@ class ReservingChannel(Delaying):
 
     def _find_lists(self) -> None:
         names = [name for queue in self._receivers for name in self.lists_of(queue)]
+        self._reserves.clear()
         self.delays.look_at = inf
         if names:
             self.delays.look_now()
@@ -161,7 +160,7 @@ class ReservingChannel(Delaying):
                     self._end_waits()
                     self._waits.close()
                 self._waits = kind(self)
-            self.connection.announce_lists(self)
+            self.connection.register_lists(self)
         if self._waits is not None:
             self._waits.keep_only(set(names))
         self.hungry = bool(names)
@@ -241,24 +240,31 @@ class ReservingChannel(Delaying):
     def _build_reserve(
         self, limit: int, queues: list[str], acked: list[str], no_ack: bool = False
     ) -> tuple[_Call, Command]:
+        session = self.session
+        order = tuple(queues)
+        if self._rung or no_ack or order not in self._reserves:
+            reserve = self._describe_reserve(order, no_ack)
+            if not (self._rung or no_ack):
+                self._reserves[order] = reserve
+            self._rung.clear()
+        else:
+            reserve = self._reserves[order]
+        prefix = f"{session.id}:{session.calls}:"
+        arguments = (session.epoch, prefix, limit, *reserve.arguments)
+        command = build_call(RESERVE, reserve.keys, arguments)
+        return _Call(session.calls, limit, reserve.names, acked), command
+
+    def _describe_reserve(self, queues: tuple[str, ...], no_ack: bool) -> _Reserve:
         session, keys = self.session, self.keys
         names = [(self._q_for_pri(queue, step), queue)
                  for step in self.priority_steps for queue in queues]  # fmt: skip
-        arguments: list[Any] = [
-            session.epoch,
-            f"{session.id}:{session.calls}:",
-            limit,
-            len(queues),
-            int(self.queue_order_strategy == "round_robin"),
-        ]
+        arguments: list[Any] = [len(queues), int(self.queue_order_strategy == "round_robin")]
         for name, queue in names:
             receiver = self._receivers.get(queue)
             keeps = not (receiver.no_ack if receiver else no_ack)
             arguments += (int(name in self._rung), build_ending(queue) if keeps else "")
-        self._rung.clear()
         pairs = keys.list_pairs(session.id, [name for name, _ in names])
-        command = build_call(RESERVE, [session.key, keys.unacked, keys.scores, *pairs], arguments)
-        return _Call(session.calls, limit, names, acked), command
+        return _Reserve(names, [session.key, keys.unacked, keys.scores, *pairs], arguments)
 
     def _on_replies(self, replies: list[Any]) -> None:
         call, self._call = self._call, None
@@ -332,7 +338,7 @@ class ReservingChannel(Delaying):
                 self.session.recovery.put_back([tag], unmarked=[tag])
             return False
         try:
-            payload = (load_typed if b'"__type__"' in raw else _decode)(raw.decode())
+            payload = (load_typed if b'"__type__"' in raw else read_json)(raw.decode())
             properties = payload.setdefault("properties", {})
             properties["delivery_tag"] = tag
             properties.setdefault("delivery_info", {"exchange": "", "routing_key": queue})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from taskq.transports.redis_scripts import HASHES, SOURCES
+from taskq.utils.redis_packing import pack_commands
 
 __all__ = ("Command", "Line", "build_call")
 
@@ -22,12 +24,20 @@ Command = Sequence[Any]
 #: Called with the replies to one packet; an error reply is an exception among them.
 Receiver = Callable[[list[Any]], None]
 
+#: Seconds after a reply for which the server is taken to be there, by who can do without it.
+TRUSTED_S = 1.0
+
 
 class Line:
     """A connection that stays open, and opens itself when it is needed."""
 
-    def __init__(self, pool: Any, **options: Any) -> None:
-        """`pool` is the redis.ConnectionPool that knows how to connect; it lends nothing."""
+    def __init__(self, pool: Any, survives: bool = False, **options: Any) -> None:
+        """`pool` is the redis.ConnectionPool that knows how to connect; it lends nothing.
+
+        survives: what is sent may be lost with the connection, its sender takes care of that.
+        """
+        self._trusted_s = TRUSTED_S if survives else 0.0
+        self._heard_at = 0.0
         self._build: Callable[[], Any] = lambda: pool.connection_class(
             **{**pool.connection_kwargs, **options}
         )
@@ -75,11 +85,6 @@ class Line:
                 receiver(self._read(count))
 
     @property
-    def expects(self) -> bool:
-        """Say whether replies are due."""
-        return bool(self._waiting)
-
-    @property
     def has_news(self) -> bool:
         """Say whether `hear` would find something: a reply, or that the server hung up."""
         try:
@@ -96,11 +101,14 @@ class Line:
                 connection = self._connection = self._build()
                 self._pid = os.getpid()
                 self._waiting.clear()
-            elif connection._sock is not None and not self._waiting:
+            elif connection._sock is not None and not self._waiting and not self._is_fresh():
                 _hang_up_if_dead(connection)
             if connection._sock is None:
                 connection.connect()
             return connection._sock
+
+    def _is_fresh(self) -> bool:
+        return self._trusted_s > 0 and time.monotonic() - self._heard_at < self._trusted_s
 
     @property
     def socket(self) -> Any:
@@ -121,10 +129,7 @@ class Line:
         try:
             if self._waiting:
                 self.hear()
-            if len(commands) == 1:
-                packed = connection.pack_command(*commands[0])
-            else:
-                packed = connection.pack_commands(commands)
+            packed = pack_commands(connection, commands)
             connection.send_packed_command(packed, check_health=False)
         except BaseException:
             self.close()
@@ -141,6 +146,8 @@ class Line:
                     replies.append(connection.read_response())
                 except ResponseError as exc:
                     replies.append(exc)
+            if self._trusted_s:
+                self._heard_at = time.monotonic()
         except BaseException:
             # Half of the replies read: whoever asked next would be given the others.
             self.close()

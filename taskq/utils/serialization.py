@@ -345,7 +345,14 @@ def _jsonify_moment(value: datetime.date | datetime.time) -> str:
 
 JSON = "application/json"
 
-_decode_plain = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+
+
+def read_json(text: str) -> Any:
+    """Decode JSON without types of ours; ValueError when it is none."""
+    # The decoder's own way to its end begins and ends with a search for blanks.
+    value, end = _decoder.raw_decode(text)
+    return value if end == len(text) else _decoder.decode(text)
 
 
 def read_payload(message: Any) -> Any:
@@ -364,7 +371,7 @@ def read_payload(message: Any) -> Any:
         and b"__type__" not in body
     ):
         try:
-            message._decoded_cache = _decode_plain(body.decode())
+            message._decoded_cache = read_json(body.decode())
         except (ValueError, RecursionError):
             pass
     return message.payload

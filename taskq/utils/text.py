@@ -177,6 +177,9 @@ def remove_repeating(substr: str, s: str) -> str:
     return s[:head_end] + s[head_end:].replace(substr, "")
 
 
+#: Longer ones may have more digits than Python likes to write.
+LARGE_NUMBER = 10**18
+
 _SCALARS = frozenset({int, float, bool, complex, type(None)})
 _TEXTS = frozenset({str, bytes})
 #: The repr that builtin containers have: a subclass with one of its own decides for itself.
@@ -200,8 +203,12 @@ def saferepr(
         maxlevels: depth below which containers are shown as `[...]`; 0 is no limit.
         seen: ids of the containers around `o`, shown as recursion.
     """
-    # Nearly all arguments are a few plain values: those need no walk.
+    # Nearly all results and arguments are a few plain values: those need no walk.
     kind = type(o)
+    if kind in _SCALARS and (kind is not int or -LARGE_NUMBER < o < LARGE_NUMBER):
+        text = repr(o)
+        if not maxlen or len(text) <= maxlen:
+            return text
     if kind is tuple or kind is dict:
         for value in o.values() if kind is dict else o:
             value_kind = type(value)
