@@ -31,7 +31,7 @@ MOVED: dict[str, tuple[str, ...]] = {
         "app.description", "app.pickling",
     ),
     "apps": (),
-    "apps.worker": ("worker.program", "worker.endings"),
+    "apps.worker": ("worker.program", "worker.shutdown"),
     "bin.call": ("bin.messages",),
     "bin.celery": ("bin.main",),
     "bin.control": ("bin.remote",),

@@ -63,7 +63,7 @@ from taskq.app.outcome import (
 from taskq.app.overrides import own_hook, own_method, task_has_custom
 from taskq.app.redelivery import has_succeeded
 from taskq.backends.base import Backend, DisabledBackend
-from taskq.backends.outcomes import Outcomes
+from taskq.backends.marking import Marking
 from taskq.context import Context
 from taskq.exceptions import Ignore, InvalidTaskError, Reject, Retry
 from taskq.states import EXCEPTION_STATES, FAILURE, IGNORED, REJECTED, RETRY, STARTED, SUCCESS
@@ -147,7 +147,7 @@ class Tracer:
         is_disabled = isinstance(backend, DisabledBackend)
         self.stores = not is_disabled and (not eager or bool(task.store_eager_result))
         self.tracks_started = not is_disabled and not eager and bool(task.track_started)
-        self.always_marks = own_method(backend, "mark_as_done", Outcomes) is not None
+        self.always_marks = own_method(backend, "mark_as_done", Marking) is not None
         self.deduplicates = bool(
             conf.worker_deduplicate_successful_tasks and task.acks_late and backend.persistent
         )

@@ -1,6 +1,6 @@
 """The port to the store of outcomes: what every result backend does, whatever the store.
 
-The tracer's end of it is outcomes.py (`mark_as_done` and its siblings, which all call
+The tracer's end of it is marking.py (`mark_as_done` and its siblings, which all call
 `store_result`), the client's is here (`get_task_meta`). A store fills in the methods under "the
 store's part"; the document they carry (documents.py) is the same everywhere.
 """
@@ -21,7 +21,7 @@ from taskq import states
 from taskq._state import current_app
 from taskq.backends.compression import require_compression
 from taskq.backends.documents import Documents, find_codec
-from taskq.backends.outcomes import Outcomes
+from taskq.backends.marking import Marking
 from taskq.exceptions import BackendGetMetaError, TimeoutError
 from taskq.utils.collections import BufferMap
 
@@ -69,7 +69,7 @@ def unpickle_backend(cls: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     return cls(*args, app=current_app._get_current_object(), **kwargs)
 
 
-class Backend(Outcomes, Documents):
+class Backend(Marking, Documents):
     """Stores and reads result documents.
 
     serializer, accept, expires, max_cached_results: default to the settings result_serializer,

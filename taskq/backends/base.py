@@ -20,7 +20,7 @@ from taskq.backends.compression import (
 )
 from taskq.backends.error_coding import EXCEPTION_ABLE_CODECS
 from taskq.backends.keyvalue import BaseKeyValueStoreBackend
-from taskq.backends.outcomes import logger
+from taskq.backends.marking import logger
 from taskq.backends.waiting import SyncBackendMixin
 
 __all__ = (

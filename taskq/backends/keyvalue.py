@@ -12,7 +12,7 @@ from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from taskq import states
 from taskq.backends.abstract import Backend
-from taskq.backends.outcomes import E_CHORD
+from taskq.backends.marking import E_CHORD
 from taskq.backends.waiting import Patience
 from taskq.exceptions import ImproperlyConfigured, TimeoutError
 from taskq.result import result_from_tuple
@@ -93,23 +93,19 @@ class BaseKeyValueStoreBackend(Backend):
 
     def get_key_for_task(self, task_id: Any, key: Any = "") -> Any:
         """Key of a task's document; `key` is put behind it."""
-        if not task_id:
-            raise ValueError(f"task_id must not be empty. Got {task_id} instead.")
-        return self._key(self.task_keyprefix, task_id, key)
+        return self._key(self.task_keyprefix, "task_id", task_id, key)
 
     def get_key_for_group(self, group_id: Any, key: Any = "") -> Any:
         """Key of a saved group."""
-        if not group_id:
-            raise ValueError(f"group_id must not be empty. Got {group_id} instead.")
-        return self._key(self.group_keyprefix, group_id, key)
+        return self._key(self.group_keyprefix, "group_id", group_id, key)
 
     def get_key_for_chord(self, group_id: Any, key: Any = "") -> Any:
         """Key of a chord's counter."""
-        if not group_id:
-            raise ValueError(f"group_id must not be empty. Got {group_id} instead.")
-        return self._key(self.chord_keyprefix, group_id, key)
+        return self._key(self.chord_keyprefix, "group_id", group_id, key)
 
-    def _key(self, prefix: Any, id: Any, suffix: Any) -> Any:
+    def _key(self, prefix: Any, what: str, id: Any, suffix: Any) -> Any:
+        if not id:
+            raise ValueError(f"{what} must not be empty. Got {id} instead.")
         if not isinstance(id, (str, bytes)):
             raise TypeError(f"an id is text, got {id!r} ({type(id).__name__})")
         key_t = self.key_t

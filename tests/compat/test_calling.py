@@ -234,6 +234,27 @@ def test_130_other_errbacks_are_sent_with_the_id(app, worker, sent, eventually):
     assert list(sent[-1].args) == [result.id]
 
 
+def test_130_an_errback_may_be_the_name_of_a_task(app, worker, eventually):
+    seen = []
+
+    @app.task
+    def boom():
+        raise ValueError("no")
+
+    @app.task(name="three")
+    def three(request, exc, traceback):
+        seen.append((request.id, repr(exc)))
+
+    @app.task(name="one")
+    def one(task_id):
+        seen.append(task_id)
+
+    result = worker.finish(boom.apply_async(link_error=["three", "one"]))
+    eventually(lambda: len(seen) == 2, "both errbacks")
+    assert seen == [(result.id, "ValueError('no')"), result.id]
+    assert isinstance(result.result, ValueError)
+
+
 def test_131_an_errback_that_fails_stops_no_other(app, worker, caplog, eventually):
     seen = []
 

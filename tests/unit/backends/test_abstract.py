@@ -342,7 +342,7 @@ class TestAlwaysRetry:
         self, make: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pauses: list[float] = []
-        monkeypatch.setattr("taskq.backends.outcomes.time.sleep", pauses.append)
+        monkeypatch.setattr("taskq.backends.marking.time.sleep", pauses.append)
         backend = Flaky(
             make(
                 result_backend_always_retry=True,

@@ -24,6 +24,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import IO, Any
 
 from billiard.common import REMAP_SIGTERM
@@ -128,6 +129,7 @@ def _begin_soft_shutdown(worker: AnyWorker) -> bool:
 
 def _install_shutdown_handler(
     worker: AnyWorker,
+    *,
     sig: str,
     how: str,
     callback: Callback | None,
@@ -173,33 +175,21 @@ def install_worker_term_handler(
     """TERM is warm, unless the environment variable REMAP_SIGTERM=SIGQUIT makes it cold."""
     if REMAP_SIGTERM == "SIGQUIT" and how == "Warm":
         how, callback, exitcode = "Cold", callback or on_cold_shutdown, EX_FAILURE
-    _install_shutdown_handler(worker, sig, how, callback, exitcode, verbose)
+    _install_shutdown_handler(
+        worker, sig=sig, how=how, callback=callback, exitcode=exitcode, verbose=verbose
+    )
 
 
-def install_worker_int_handler(
-    worker: AnyWorker,
-    *,
-    sig: str = "SIGINT",
-    how: str = "Warm",
-    callback: Callback | None = on_SIGINT,
-    exitcode: int = EX_FAILURE,
-    verbose: bool = True,
-) -> None:
-    """INT is warm, with exit code 1."""
-    _install_shutdown_handler(worker, sig, how, callback, exitcode, verbose)
+#: INT is warm, with exit code 1; a second one is cold.
+install_worker_int_handler = partial(
+    _install_shutdown_handler, sig="SIGINT", how="Warm", callback=on_SIGINT, exitcode=EX_FAILURE
+)
 
-
-def install_worker_term_hard_handler(
-    worker: AnyWorker,
-    *,
-    sig: str = "SIGQUIT",
-    how: str = "Cold",
-    callback: Callback | None = on_cold_shutdown,
-    exitcode: int = EX_FAILURE,
-    verbose: bool = True,
-) -> None:
-    """QUIT is cold."""
-    _install_shutdown_handler(worker, sig, how, callback, exitcode, verbose)
+#: QUIT is cold.
+install_worker_term_hard_handler = partial(
+    _install_shutdown_handler, sig="SIGQUIT", how="Cold", callback=on_cold_shutdown,
+    exitcode=EX_FAILURE,
+)  # fmt: skip
 
 
 # --- start anew ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from contract.workers import forget
 
-from taskq.worker import endings, state
+from taskq.worker import shutdown, state
 
 HOUR_S = 3600.0
 
@@ -34,5 +34,5 @@ def worker() -> Iterator[Any]:
 def test_a_worker_that_holds_a_task_has_time_left(worker: Any, held: str | None) -> None:
     if held:
         getattr(state, held).add(object())
-    endings.on_cold_shutdown(worker)
+    shutdown.on_cold_shutdown(worker)
     assert worker.is_in_soft_shutdown is bool(held)

@@ -1,4 +1,4 @@
-"""What a backend does when a run has ended: store it, and set off what hangs on the ending.
+"""Marking a run as ended: a backend stores that, and sets off what hangs on the ending.
 
 Success of a chord's part is counted; failure ends the rest of the chain and calls the errbacks.
 Called by the tracer's outcome (app/outcome.py) and by the worker for runs that were lost.
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from billiard.einfo import ExceptionInfo
 
 from taskq import states
-from taskq.canvas import group, maybe_signature
+from taskq.canvas import Signature, group, maybe_signature
 from taskq.context import Context
 from taskq.exceptions import BackendStoreError, TaskRevokedError
 from taskq.utils.log import get_logger
 from taskq.utils.time import get_exponential_backoff_interval
 
-__all__ = ("Outcomes", "logger")
+__all__ = ("Marking", "logger")
 
 # Logging configurations know the port under its public name.
 logger = get_logger("taskq.backends.base")
@@ -34,8 +34,13 @@ E_CHORD = (
     "Send the group alone and call the next task with the list that GroupResult.get() gives."
 )
 
+NO_ERRBACK = (
+    "Task %s: link_error holds %.80r, which cannot be called: expected a signature or the name of "
+    "a task"
+)
 
-class Outcomes:
+
+class Marking:
     """The endings of a run: done, failed, to be retried, revoked; and that it has begun."""
 
     if TYPE_CHECKING:
@@ -184,7 +189,11 @@ class Outcomes:
         """Call errbacks that take (request, exc, traceback) here, and send the others as tasks."""
         to_send = []
         for stored in request.errbacks or ():
-            errback = maybe_signature(stored, app=self.app)
+            if not isinstance(stored, (str, Mapping)):
+                logger.error(NO_ERRBACK, request.id, stored)
+                continue
+            named = Signature(stored) if isinstance(stored, str) else stored
+            errback = maybe_signature(named, app=self.app)
             if not self._takes_error(errback):
                 to_send.append(errback)
                 continue

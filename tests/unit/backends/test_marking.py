@@ -22,7 +22,7 @@ def calls() -> list[Any]:
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch, calls: list[Any]) -> Any:
     monkeypatch.setattr(MemoryBackend, "store", MemoryStore())
-    app = Celery("outcomes", backend="memory://", broker="memory://", set_as_current=False)
+    app = Celery("marking", backend="memory://", broker="memory://", set_as_current=False)
     # What is sent as a task runs at once.
     app.conf.update(task_always_eager=True, task_store_eager_result=True)
 
