@@ -11,13 +11,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta, tzinfo
 from datetime import timezone as _timezone
 from functools import cached_property
+from math import inf
 from types import ModuleType
 from typing import Any, overload
-from zoneinfo import ZoneInfo
 
-from dateutil.parser import isoparse
-from tzlocal import get_localzone
-
+from taskq.utils.imports import lazy_function
 from taskq.utils.text import pluralize
 
 __all__ = (
@@ -43,6 +41,11 @@ __all__ = (
     "utcoffset",
     "weekday",
 )
+
+# Clients that give no times do without these libraries.
+ZoneInfo: Callable[[str], tzinfo] = lazy_function("zoneinfo:ZoneInfo")
+isoparse: Callable[[str], datetime] = lazy_function("dateutil.parser:isoparse")
+get_localzone: Callable[[], tzinfo] = lazy_function("tzlocal:get_localzone")
 
 DAYNAMES = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 WEEKDAYS = {name: number for number, name in enumerate(DAYNAMES)}
@@ -186,15 +189,19 @@ def rate(r: str | float | None) -> float:
     """
     if not r:
         return 0
-    if not isinstance(r, str):
-        return r
-    ops, _, modifier = r.partition("/")
     try:
-        return RATE_MODIFIER_MAP[modifier or "s"](float(ops)) or 0
-    except (KeyError, ValueError):
-        raise ValueError(
-            f"{r!r} is not a rate limit; write a number of runs and a unit, s, m or h: '10/m'"
-        ) from None
+        if not isinstance(r, str):
+            per_second: float = r
+        else:
+            ops, _, modifier = r.partition("/")
+            per_second = RATE_MODIFIER_MAP[modifier or "s"](float(ops))
+        if 0 <= per_second < inf:
+            return per_second or 0
+    except (KeyError, ValueError, TypeError):
+        pass
+    raise ValueError(
+        f"{r!r} is not a rate limit; write a number of runs and a unit, s, m or h: '10/m'"
+    )
 
 
 def weekday(name: str) -> int:
@@ -343,7 +350,6 @@ class ffwd:
         self.second = second
         self.microsecond = microsecond
         self.days = weeks * 7
-        self._has_time = self.hour is not None or self.minute is not None
 
     def __repr__(self) -> str:
         shown = ("year", "month", "day", "hour", "minute", "second", "microsecond")

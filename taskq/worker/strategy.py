@@ -139,8 +139,6 @@ class _TypeHandler:
         comes_again = request.delivery_info["redelivered"] or getattr(message, "is_back", False)
         if comes_again and _is_here_already(request):
             return
-        if self.logs_received:
-            _log_received(self.info, request)
         bucket = self.buckets[self.task_name]
         timed = request.eta is not None or request.expires is not None
         stamps = state.revoked_stamps
@@ -151,6 +149,11 @@ class _TypeHandler:
             bucket is not None,
             datetime.now(timezone.utc) if timed else None,
         )
+        if decision is Decision.WAIT_FOR_RATE and self.consumer.send_back(request, bucket):
+            # Not received yet: it may come and go many times.
+            return
+        if self.logs_received:
+            _log_received(self.info, request)
         if decision is Decision.NEVER:
             request.revoked()
             return

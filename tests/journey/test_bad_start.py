@@ -102,6 +102,11 @@ def test_a_wrong_setting_ends_the_worker_at_once(folder: Path) -> None:
         "Error: result_expires: expected a number or a timedelta, got [1] (list). "
         "Change it, or remove it to use the default" in done.stdout
     )
+    limited = "app.task(name='proj.tenth', rate_limit='10/x')(print)"
+    write_project(folder, limited, name="wronglimit")
+    done = run_taskq(folder, "-A", "wronglimit", "worker", "-P", "solo")
+    assert (done.returncode, "Traceback" in done.stdout) == (1, False), done.stdout
+    assert "Error: the task proj.tenth: '10/x' is not a rate limit; write a" in done.stdout
     write_project(folder, "app.conf.worker_pool = 'sollo'", name="wrongpool")
     env = {"TASKQ_WORKER_POOL": ""}
     done = run_taskq(folder, "-A", "wrongpool", "worker", env=env)
@@ -163,9 +168,9 @@ def test_a_worker_without_its_broker_retries_and_gives_up(folder: Path, closed_p
 
 
 def test_a_worker_that_may_not_retry_ends_at_once(folder: Path, closed_port: int) -> None:
-    write_project(folder, "app.conf.broker_connection_retry_on_startup = False", name="once")
     url = f"amqp://joe:{SECRET}@127.0.0.1:{closed_port}//"
-    with Worker(folder, app="once", globals_=("-b", url), ready=False) as worker:
+    setting = "broker.connection_retry_on_startup=no"
+    with Worker(folder, setting, globals_=("-b", url), ready=False) as worker:
         assert worker.wait_end() == 1
     assert "app.conf.broker_connection_retry_on_startup=False" in worker.log
     assert "Traceback" not in worker.log

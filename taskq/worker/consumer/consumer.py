@@ -2,7 +2,8 @@
 
 `start` runs the blueprint (connection, task queues, control, loop) until the worker stops, and
 starts it anew when the broker was lost. Requests that wait for an ETA or a rate limit wait here;
-what happens to a message is in `delivery.py`, what happens to the connection in `broker_link.py`.
+what happens to a message is in `delivery.py`, what happens to the connection in `broker_link.py`,
+when a rate limit allows the next run in `buckets.py`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,22 @@ from typing import Any, ClassVar
 
 from billiard.common import restart_state
 from billiard.exceptions import RestartFreqExceeded
-from kombu.utils.limits import TokenBucket
 
 from taskq.app import trace as tracing
 from taskq.bootsteps import CLOSE, TERMINATE, StartStopStep
 from taskq.bootsteps import Blueprint as BaseBlueprint
+from taskq.exceptions import ImproperlyConfigured
 from taskq.utils.log import get_logger
 from taskq.utils.nodenames import gethostname
 from taskq.utils.time import rate
 from taskq.worker import loops, state
 from taskq.worker.consumer.broker_link import BrokerLink
+from taskq.worker.consumer.buckets import Bucket
 from taskq.worker.consumer.delivery import Deliveries
 from taskq.worker.consumer.delivery import dump_body as dump_body
 from taskq.worker.consumer.lost_channel import LostChannels
 
 __all__ = ("Consumer", "Evloop", "dump_body")
-
-#: Requests of one type that wait here for their rate limit; more go back to the broker for a while.
-HELD_BY_LIMIT = 20
-#: They come back within this time, however low the limit: it may have been changed.
-LONGEST_DELAY_S = 60
 
 STOP_CONDITIONS = frozenset({CLOSE, TERMINATE})
 
@@ -118,7 +115,7 @@ class Consumer(Deliveries, BrokerLink):
         self.initial_prefetch_count = initial_prefetch_count
         self.prefetch_multiplier = prefetch_multiplier
         self.qos_global: bool | None = None
-        self.task_buckets: defaultdict[str, TokenBucket | None] = defaultdict(lambda: None)
+        self.task_buckets: defaultdict[str, Bucket | None] = defaultdict(lambda: None)
         self.loop: Callable[..., Any] = loops.asynloop if hub else loops.synloop
         self._restart_state = restart_state(maxR=5, maxT=1)
         self.lost_channels = LostChannels()
@@ -295,10 +292,13 @@ class Consumer(Deliveries, BrokerLink):
 
     # --- requests that wait -------------------------------------------------------------------
 
-    def bucket_for_task(self, type: Any) -> TokenBucket | None:
+    def bucket_for_task(self, type: Any) -> Bucket | None:
         """Make the token bucket of a task type; None without a rate limit."""
-        limit = rate(getattr(type, "rate_limit", None))
-        return TokenBucket(limit, capacity=1) if limit else None
+        try:
+            limit = rate(getattr(type, "rate_limit", None))
+        except ValueError as exc:
+            raise ImproperlyConfigured(f"the task {type.name}: {exc}") from exc
+        return Bucket(limit) if limit else None
 
     def reset_rate_limits(self) -> None:
         """Read the rate limits of all task types again; what waits is measured by the new ones."""
@@ -318,26 +318,29 @@ class Consumer(Deliveries, BrokerLink):
         bucket = self.task_buckets[request.type]
         if bucket is None:
             self._run(request)
-        else:
+        elif not self.send_back(request, bucket):
             self._limit_task(request, bucket, 1)
 
-    def _limit_task(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
+    def send_back(self, request: Any, bucket: Bucket) -> bool:
+        """Have the broker keep a request that is far from its turn; False when it stays here."""
+        seconds = bucket.find_time_away()
+        if not seconds or not self.park(request, seconds):
+            return False
+        bucket.count_sent_away()
+        logger.debug("Task %s waits in the broker for its rate limit", request)
+        return True
+
+    def _limit_task(self, request: Any, bucket: Bucket, tokens: int) -> None:
         """Run a request as soon as its bucket has tokens, after those that wait already."""
         waiting = len(bucket.contents)
         if not waiting and bucket.can_consume(tokens):
             self._run(request)
-            return
-        if waiting >= HELD_BY_LIMIT and self._send_back(request, waiting / bucket.fill_rate):
             return
         # What waits leaves its place in the prefetch window to tasks that can run.
         self.qos.increment_eventually()
         bucket.add(request)
         if not waiting:
             self._schedule_bucket_request(bucket)
-
-    def _send_back(self, request: Any, seconds: float) -> bool:
-        """Have the broker keep a request until its turn may come; False when it cannot."""
-        return self.park(request, min(seconds, LONGEST_DELAY_S))
 
     def park(self, request: Any, seconds: float) -> bool:
         """Have the broker keep a request for some seconds; False when it is to be held here."""
@@ -351,13 +354,13 @@ class Consumer(Deliveries, BrokerLink):
         state.task_ready(request)
         return True
 
-    def _limit_post_eta(self, request: Any, bucket: TokenBucket, tokens: int) -> None:
+    def _limit_post_eta(self, request: Any, bucket: Bucket, tokens: int) -> None:
         """An ETA has come for a task with a rate limit: the later of the two counts."""
         self.qos.decrement_eventually()
         state.task_reserved(request)
         self._apply_rate_limit(request)
 
-    def _schedule_bucket_request(self, bucket: TokenBucket) -> None:
+    def _schedule_bucket_request(self, bucket: Bucket) -> None:
         """Run what the bucket has tokens for and come back when it has more."""
         while bucket.contents:
             request = bucket.pop()

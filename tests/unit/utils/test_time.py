@@ -50,8 +50,8 @@ def test_rates(limit: str | int | None, per_second: float) -> None:
     assert time.rate(limit) == pytest.approx(per_second)
 
 
-@pytest.mark.parametrize("limit", ["10/d", "x/s", "fast", "1/2/s"])
-def test_what_is_no_rate(limit: str) -> None:
+@pytest.mark.parametrize("limit", ["10/d", "x/s", "fast", "1/2/s", "-1/s", -1, "inf", "nan/m"])
+def test_what_is_no_rate(limit: str | int) -> None:
     with pytest.raises(ValueError, match="is not a rate limit"):
         time.rate(limit)
 
