@@ -213,7 +213,7 @@ class CeleryDaemonCommand(CeleryCommand):
 
 
 def handle_preload_options(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Take the application's preload options out of a command's arguments and announce them."""
+    """Take the application's preload options out of a command's arguments; tell receivers."""
     accepted = inspect.signature(f).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
 

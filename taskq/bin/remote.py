@@ -84,41 +84,30 @@ def _say_status(ctx: click.Context) -> Callable[[Any], None]:
     return say
 
 
-@click.command("inspect", cls=CeleryCommand, context_settings={"allow_extra_args": True})
-@click.argument("command")
-@_common_options
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False,
-              callback=_listing("inspect"), help="List the commands.")  # fmt: skip
-@click.pass_context
-@handle_preload_options
-def inspect(
-    ctx: click.Context, command: str, timeout: float, destination: Any, json: bool, **kwargs: Any
-) -> None:
-    """Ask workers something: COMMAND [ARGS]."""
-    arguments = _read_arguments(ctx, "inspect", command)
-    say = None if json else _say_reply(ctx)
-    replies = _ask(ctx, command, arguments, timeout, destination, say)
-    if json:
-        _print_json(ctx, replies)
-    else:
-        _say_online(ctx, replies)
+def _build_command(kind: str, help: str) -> click.Command:
+    @click.command(kind, cls=CeleryCommand, help=help, context_settings={"allow_extra_args": True})
+    @click.argument("command")
+    @_common_options
+    @click.option("--list", is_flag=True, is_eager=True, expose_value=False,
+                  callback=_listing(kind), help="List the commands.")  # fmt: skip
+    @click.pass_context
+    @handle_preload_options
+    def run(
+        ctx: click.Context, command: str, timeout: float, destination: Any, json: bool, **_: Any
+    ) -> None:
+        arguments = _read_arguments(ctx, kind, command)
+        say = None if json else _say_reply(ctx)
+        replies = _ask(ctx, command, arguments, timeout, destination, say)
+        if json:
+            _print_json(ctx, replies)
+        elif kind == "inspect":
+            _say_online(ctx, replies)
+
+    return run
 
 
-@click.command("control", cls=CeleryCommand, context_settings={"allow_extra_args": True})
-@click.argument("command")
-@_common_options
-@click.option("--list", is_flag=True, is_eager=True, expose_value=False,
-              callback=_listing("control"), help="List the commands.")  # fmt: skip
-@click.pass_context
-@handle_preload_options
-def control(
-    ctx: click.Context, command: str, timeout: float, destination: Any, json: bool, **kwargs: Any
-) -> None:
-    """Command workers: COMMAND [ARGS]."""
-    arguments = _read_arguments(ctx, "control", command)
-    replies = _ask(ctx, command, arguments, timeout, destination, None if json else _say_reply(ctx))
-    if json:
-        _print_json(ctx, replies)
+inspect = _build_command("inspect", "Ask workers something: COMMAND [ARGS].")
+control = _build_command("control", "Command workers: COMMAND [ARGS].")
 
 
 def _say_reply(ctx: click.Context) -> Callable[[Any], None]:

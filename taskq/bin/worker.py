@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
+from kombu.exceptions import SerializerNotInstalled
 
 from taskq.app.censor import sanitize_url
 from taskq.bin.base import (
@@ -39,13 +40,20 @@ from taskq.worker.autoscale import read_autoscale
 
 __all__ = ("detach", "worker")
 
+NO_SCHEDULER = (
+    "{option}: this version of taskq has no scheduler. Leave the option out, and run Celery's "
+    "(celery -A APP beat) beside the worker: it sends to the same queues."
+)
 #: Options of Celery's worker whose feature this version does not have.
 NOT_YET = {
-    "statedb": "state files (-S)",
-    "beat": "the embedded scheduler (-B)",
-    "schedule_filename": "the embedded scheduler (-s)",
-    "scheduler": "the embedded scheduler (--scheduler)",
-    "task_events": "task events (-E)",
+    "beat": ("-B", NO_SCHEDULER),
+    "schedule_filename": ("-s", NO_SCHEDULER),
+    "scheduler": ("--scheduler", NO_SCHEDULER),
+    "task_events": (
+        "-E",
+        "{option}: this version of taskq sends no task events. Leave the option out: tasks run the "
+        "same, but monitors do not see them.",
+    ),
 }
 
 WORKER, POOL, QUEUES = "Worker Options", "Pool Options", "Queue Options"
@@ -133,7 +141,13 @@ class Autoscale(ValueType):
     "-D", "--detach", group=WORKER, is_flag=True, default=False,
     help="Run in the background.",
 )  # fmt: skip
-@option("-S", "--statedb", group=WORKER, type=click.Path(), help="File that keeps revoked ids.")
+@option(
+    "-S",
+    "--statedb",
+    group=WORKER,
+    type=click.Path(),
+    help="File that keeps revoked ids over a restart; %n, %h, %d are filled in.",
+)
 @option("-l", "--loglevel", group=WORKER, type=LOG_LEVEL, default="WARNING", help="Log level.")
 @option(
     "-O",
@@ -228,6 +242,8 @@ def worker(
     _configure(ctx, app)
     _set_umask(ctx, umask)
     if detach:
+        # Before its files are looked at: they are to be the other user's.
+        _drop_privileges(ctx, uid, gid)
         _go_into_background(ctx, executable, logfile, pidfile, hostname)
     if disable_prefetch or app.conf.worker_disable_prefetch:
         logger.warning("--disable-prefetch is ignored: only Redis brokers can do without")
@@ -243,7 +259,7 @@ def worker(
             quiet=ctx.obj.quiet,
             **options,
         )
-    except SecurityError as exc:
+    except (SecurityError, SerializerNotInstalled) as exc:
         raise CeleryCommandException(str(exc), EX_FAILURE) from exc
     except ModuleNotFoundError as exc:
         _explain_missing_module(app, options["include"] or (), exc)
@@ -253,9 +269,9 @@ def worker(
 
 
 def _refuse_what_is_missing(ctx: click.Context, options: dict[str, Any]) -> None:
-    for name, feature in NOT_YET.items():
+    for name, (flag, explanation) in NOT_YET.items():
         if options.pop(name, None):
-            raise click.UsageError(f"this version of taskq does not have {feature} yet", ctx)
+            raise click.UsageError(explanation.format(option=flag), ctx)
 
 
 def _explain_missing_module(app: Any, given: Iterable[str], exc: ModuleNotFoundError) -> None:
@@ -301,6 +317,20 @@ def _drop_privileges(ctx: click.Context, uid: Any, gid: Any) -> None:
             "Only root can: start the worker as root, or as that user without these options.",
             EX_FAILURE,
         ) from exc
+    if uid:
+        _require_readable_modules(uid)
+
+
+def _require_readable_modules(uid: Any) -> None:
+    """See that the user we have become can import: modules are loaded when they are needed."""
+    for path in (os.__file__, __file__):
+        if not os.access(path, os.R_OK):
+            raise CeleryCommandException(
+                f"the user of --uid {uid} cannot read {path}, so Python modules could not be "
+                "imported. Install Python and taskq where every user may read them (not below "
+                "root's home), or choose another user.",
+                EX_FAILURE,
+            )
 
 
 def _leave(ctx: click.Context, program: Any) -> None:

@@ -15,11 +15,13 @@ from kombu.asynchronous.timer import Timer as LoopTimer
 from taskq.bootsteps import StartStopStep, Step
 from taskq.exceptions import ImproperlyConfigured
 from taskq.utils.log import get_logger
+from taskq.utils.nodenames import node_format
 from taskq.worker import state
 from taskq.worker.autoscale import read_autoscale
+from taskq.worker.persistence import SAVE_INTERVAL_S, Persistent
 from taskq.worker.request import build_task_runner
 
-__all__ = ("Consumer", "Hub", "Pool", "Timer")
+__all__ = ("Consumer", "Hub", "Pool", "StateDB", "Timer")
 
 logger = get_logger("taskq.worker")
 
@@ -147,6 +149,24 @@ class Pool(StartStopStep):
     def register_with_event_loop(self, w: Any, hub: Any) -> None:
         """Let the loop watch the pool."""
         w.pool.register_with_event_loop(hub)
+
+
+class StateDB(Step):
+    """The file that keeps revoked ids over a restart, where one is named."""
+
+    # The hub's step settles which timer it is.
+    requires = (Hub,)
+
+    def __init__(self, w: Any, **kwargs: Any) -> None:
+        self.enabled = w.statedb
+        w.persistence = None
+        super().__init__(w, **kwargs)
+
+    def create(self, w: Any) -> None:
+        """Read the file, and write it from time to time; the worker does so when it has stopped."""
+        path = node_format(w.statedb, w.hostname) or ""
+        w.persistence = Persistent(w.state, path, w.app.clock)
+        w.timer.call_repeatedly(SAVE_INTERVAL_S, w.persistence.save_changes)
 
 
 class Consumer(StartStopStep):

@@ -1,6 +1,6 @@
 """This file is the worker as a program: stages, banner, logging, signals, exit codes.
 
-Celery's `celery.apps.worker`. What signals do to it is in `endings.py`.
+Celery's `celery.apps.worker`. What signals do to it is in `shutdown.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from datetime import datetime
 from typing import Any
 
 from taskq.app.censor import sanitize_url
+from taskq.app.encoding import check_accepted
 from taskq.app.settings import misspelled_settings
 from taskq.platforms import check_privileges, isatty, set_process_title
 from taskq.signals import celeryd_after_setup, worker_ready
 from taskq.utils.log import get_logger
 from taskq.utils.text import pluralize
 from taskq.version import VERSION_BANNER
-from taskq.worker.endings import (
+from taskq.worker.shutdown import (
     install_cry_handler,
     install_HUP_not_supported_handler,
     install_worker_int_handler,
@@ -32,7 +33,7 @@ __all__ = ("STAGES", "Worker")
 
 #: What is started, in this order; the consumer's stages run inside the last one.
 STAGES: dict[str, tuple[str, ...]] = {
-    "worker": ("Timer", "Hub", "Pool", "Autoscaler", "Consumer"),
+    "worker": ("Timer", "Hub", "Pool", "StateDB", "Autoscaler", "Consumer"),
     "consumer": ("Connection", "Agent", "Tasks", "DelayedDelivery", "Control", "event loop"),
 }
 
@@ -64,10 +65,12 @@ class Worker(WorkController):
     """A worker with what the command line needs around it."""
 
     def on_before_init(self, quiet: bool = False, **kwargs: Any) -> None:
-        """Refuse to run as root with pickle, before anything else."""
+        """Refuse to run as root with pickle, or with content nobody can read, before all else."""
         self.quiet = quiet
         super().on_before_init(**kwargs)
         check_privileges(self.app.conf.accept_content)
+        for setting in ("accept_content", "result_accept_content"):
+            check_accepted(setting, getattr(self.app.conf, setting))
 
     def on_after_init(
         self,

@@ -71,6 +71,8 @@ class WorkController:
     timer: Any = None
     consumer: Any = None
     autoscaler: Any = None
+    #: The file of revoked ids, if there is one.
+    persistence: Any = None
     #: (most, least) slots, with an autoscaler.
     autoscale: tuple[int, int] | None = None
     #: True while running tasks have time left before a cold shutdown.
@@ -86,6 +88,7 @@ class WorkController:
             "celery.worker.components:Timer",
             "celery.worker.components:Hub",
             "celery.worker.components:Pool",
+            "celery.worker.components:StateDB",
             "celery.worker.autoscale:WorkerComponent",
             "celery.worker.components:Consumer",
         ]
@@ -353,6 +356,8 @@ class WorkController:
         """The steps have stopped: give up what they shared."""
         self.timer.stop()
         self.consumer.shutdown()
+        if self.persistence:
+            self.persistence.save()
         if self.pidlock:
             self.pidlock.release()
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dbm
 import os
+import pwd
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from journey.harness import Worker, client, run_taskq, write_project
 from patience import FOREVER_S, PATIENCE_S, wait_until
 
+import taskq
 from taskq.utils.processors import count_processors
 
 LONG = pytest.mark.long
@@ -41,6 +48,11 @@ def hold(name):
         time.sleep(0.01)
     note("end:" + name)
     return name
+
+
+@app.task(name="interrupt")
+def interrupt():
+    raise KeyboardInterrupt
 
 
 late_hold = app.task(name="late_hold", acks_late=True)(hold.run)
@@ -173,8 +185,6 @@ def test_detaching_by_environment_happens_once(project: Project) -> None:
 def test_files_and_users_that_cannot_be(
     project: Project, flags: list[str], option: str, value: str, code: int, said: str
 ) -> None:
-    if flags and option in ("--uid", "--gid"):
-        pytest.skip("the process in the background finds that out")
     (project.folder / "living.pid").write_text(f"{os.getpid()}\n")
     done = run_taskq(
         project.folder, "-A", "proj", "worker", "-P", "solo", *flags, option, value
@@ -212,6 +222,106 @@ def test_another_group(project: Project) -> None:
     with Worker(project.folder, "-D", "--gid", "65534", env={"C_FAKEFORK": "1"}) as worker:
         status = Path(f"/proc/{worker.process.pid}/status").read_text()
         assert re.search(r"^Gid:(\s+65534){4}$", status, re.M)
+
+
+class Nobodys(NamedTuple):
+    """A project that the user `nobody` can run, and write to but for `closed`."""
+
+    project: Project
+    env: dict[str, str]
+
+
+@pytest.fixture
+def nobodys(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nobodys]:
+    if os.getuid() != 0:
+        pytest.skip("only root may become somebody else")
+    with tempfile.TemporaryDirectory(prefix="taskq-nobody-") as name:
+        # Not below pytest's own folders: these are closed to others.
+        folder = Path(name)
+        folder.chmod(0o777)
+        (folder / "closed").mkdir(mode=0o755)
+        project = Project(folder)
+        paths = [name, str(Path(taskq.__file__).parents[1]), sysconfig.get_path("purelib")]
+        env = {"PYTHONPATH": os.pathsep.join(paths)}
+        # So may be the Python of this run; another one of that version does as well.
+        system = shutil.which("python{}.{}".format(*sys.version_info), path="/usr/bin") or ""
+        pythons = (each for each in (sys.executable, system) if each and can_run(each, *paths[1:]))
+        python = next(pythons, None)
+        if python is None:
+            pytest.skip("there is no Python that nobody can run with taskq")
+        monkeypatch.setattr(sys, "executable", python)
+        yield Nobodys(project, env)
+        project.app.close()
+
+
+@cache
+def can_run(python: str, *paths: str) -> bool:
+    """Whether the user `nobody` can run this Python and import taskq."""
+    code = "import os; os.setuid(65534); import taskq.bin.worker, asyncio, dbm, encodings.ascii"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run([python, "-c", code], env=env, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("detached", [False, pytest.param(True, marks=LONG)])
+def test_another_user(nobodys: Nobodys, detached: bool) -> None:
+    project, env = nobodys
+    folder, nobody = project.folder, pwd.getpwnam("nobody")
+    options = ["-P", "prefork", "-c", "2", "--uid", "nobody", "--pidfile", "w.pid", "-f", "w.log"]
+    if detached:
+        options.append("-D")
+    worker = Worker(folder, *options, env=env, ready=False)
+    pid = 0
+    try:
+        wait_until(lambda: (folder / "w.log").exists() and " ready." in
+                   (folder / "w.log").read_text(), "ready", report=lambda: worker.log)  # fmt: skip
+        pid = read_pid(folder / "w.pid")
+        child = project.send("say", "hello").get(timeout=PATIENCE_S)
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert str(child) in children
+        for each in (pid, *map(int, children)):
+            status = Path(f"/proc/{each}/status").read_text()
+            assert re.search(rf"^Uid:(\s+{nobody.pw_uid}){{4}}$", status, re.M), status
+            assert re.search(rf"^Gid:(\s+{nobody.pw_gid}){{4}}$", status, re.M), status
+            assert not re.search(r"^Groups:.*\b0\b", status, re.M), status
+        for name in ("w.pid", "w.log", "q.db"):
+            assert (folder / name).stat().st_uid == nobody.pw_uid, name
+    finally:
+        if pid:
+            end(pid)
+        worker.kill()
+    assert not (folder / "w.pid").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pidfile", "closed/w.pid"], "the pid file 'closed/w.pid' cannot be written: .*denied"),
+        (["-D", "-f", "closed/w.log"], "cannot write the log file: .*denied"),
+        *(pytest.param(*each, marks=LONG) for each in [
+            (["-f", "closed/w.log"], "the log file '.*/closed/w.log' cannot be written: .*denied"),
+            (["-S", "closed/w.db"], "the state file 'closed/w.db' .* cannot be opened: .*denied"),
+            (["-D", "--pidfile", "closed/w.pid"], "cannot write the pid file: .*denied"),
+        ]),
+    ],
+)
+def test_another_user_who_may_not_write_there(
+    nobodys: Nobodys, options: list[str], said: str
+) -> None:
+    folder = nobodys.project.folder
+    done = run_taskq(folder, "-A", "proj", "worker", "--uid", "nobody", *options, env=nobodys.env)
+    assert (done.returncode, "Traceback" in done.stdout) == (1, False), done.stdout
+    assert re.search(said, done.stdout), done.stdout
+    assert list((folder / "closed").iterdir()) == []
+
+
+@pytest.mark.long
+def test_another_user_who_cannot_read_the_program(nobodys: Nobodys) -> None:
+    folder = nobodys.project.folder
+    write_project(folder, "\nos.__file__ = 'closed/os.py'\n")
+    (folder / "closed" / "os.py").touch(mode=0o600)
+    done = run_taskq(folder, "-A", "proj", "worker", "--uid", "nobody", env=nobodys.env)
+    assert (done.returncode, "Traceback" in done.stdout) == (1, False), done.stdout
+    assert "the user of --uid nobody cannot read closed/os.py" in done.stdout
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -444,6 +554,36 @@ def test_autoscale_by_command(project: Project) -> None:
         wait_for_pool(project, 4, 1)
 
 
+def has_key(path: str, key: bytes) -> bool:
+    try:
+        with dbm.open(path, "r") as db:
+            return key in db
+    except dbm.error:
+        # Just being written.
+        return False
+
+
+@pytest.mark.parametrize("how", ["ended", pytest.param("killed", marks=LONG)])
+def test_revoked_ids_outlive_the_worker(project: Project, how: str) -> None:
+    options = ["-n", "state@here", "-S", "%n-state.db"]
+    with Worker(project.folder, *options, ready=False) as worker:
+        worker.wait_for_log("state@here ready.")
+        asked = {"reply": True, "timeout": PATIENCE_S, "limit": 1}
+        project.app.control.broadcast("revoke", {"task_id": ["one", "two"]}, **asked)
+        if how == "killed":
+            # It writes from time to time.
+            path = str(project.folder / "state-state.db")
+            wait_until(lambda: has_key(path, b"zrevoked"), "written", turn=lambda: time.sleep(0.1))
+            worker.kill()
+    unknown = project.app.send_task("say", ["one"], task_id="one")
+    with Worker(project.folder, *options, ready=False):
+        wait_until(unknown.ready, "discarded")
+    assert unknown.state == "REVOKED"
+    with Worker(project.folder):
+        again = project.app.send_task("say", ["two"], task_id="two")
+        assert again.get(timeout=PATIENCE_S), "a worker without the file knows nothing of it"
+
+
 # --- signals and ends -----------------------------------------------------------------------------
 
 POOLS = ["prefork", pytest.param("solo", marks=LONG), pytest.param("threads", marks=LONG)]
@@ -469,8 +609,15 @@ def the_rest_runs(project: Project, waiting: list[Any], pool: list[str]) -> None
             assert result.get(timeout=PATIENCE_S) in "abc"
 
 
-@pytest.mark.parametrize("name", ["hold", "late_hold"])
-@pytest.mark.parametrize(("sig", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 1)])
+@pytest.mark.parametrize(
+    ("name", "sig", "code"),
+    [
+        ("hold", signal.SIGTERM, 0),
+        ("late_hold", signal.SIGINT, 1),
+        pytest.param("hold", signal.SIGINT, 1, marks=LONG),
+        pytest.param("late_hold", signal.SIGTERM, 0, marks=LONG),
+    ],
+)
 def test_warm(project: Project, pool: list[str], name: str, sig: int, code: int) -> None:
     worker = Worker(project.folder, *pool).wait_ready()
     running, waiting = hold_and_wait(project, name)
@@ -500,8 +647,17 @@ def warm_then_cold(worker: Worker) -> None:
     worker.process.send_signal(signal.SIGQUIT)
 
 
-@pytest.mark.parametrize("name", ["hold", "late_hold"])
-@pytest.mark.parametrize("how", [cold, twice, pytest.param(warm_then_cold, marks=LONG)])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("hold", cold),
+        ("late_hold", twice),
+        pytest.param("hold", twice, marks=LONG),
+        pytest.param("late_hold", cold, marks=LONG),
+        pytest.param("hold", warm_then_cold, marks=LONG),
+        pytest.param("late_hold", warm_then_cold, marks=LONG),
+    ],
+)
 def test_cold(project: Project, pool: list[str], name: str, how: Callable[[Worker], None]) -> None:
     worker = Worker(project.folder, *pool).wait_ready()
     running, waiting = hold_and_wait(project, name)
@@ -640,6 +796,31 @@ def test_what_becomes_of_a_task_whose_child_was_lost(
             assert f"Task {name}[{result.id}] retry: Retry in 0s: WorkerLostError" in worker.log
     with project.app.connection_for_write() as connection:
         assert connection.default_channel._size("celery") == 0
+
+
+def test_a_running_task_is_ended_by_a_command(project: Project) -> None:
+    asked = {"reply": True, "timeout": PATIENCE_S, "limit": 1}
+    with Worker(project.folder, "-P", "prefork", "-c", "1") as worker:
+        # The signal of the soft limit is an exception in the task; others end the child.
+        for name, sig in [("a", "SIGUSR1"), ("b", "SIGKILL")]:
+            held = project.send("hold", name)
+            project.wait_for_run(f"start:{name}")
+            order = {"task_id": held.id, "terminate": True, "signal": sig}
+            (reply,) = project.app.control.broadcast("revoke", order, **asked)[0].values()
+            assert reply == {"ok": f"terminate: {held.id}"}
+            # Whoever is the last to store: the worker says REVOKED, the task its exception.
+            wait_until(held.ready, "ended", report=lambda: worker.log)
+            # The one child there is has room again.
+            assert project.send("say", "x").get(timeout=PATIENCE_S)
+        worker.wait_for_log("raised unexpected: SoftTimeLimitExceeded()")
+        assert held.state == "REVOKED"
+        order = {"task_id": "c", "terminate": True, "signal": "SIGKIL"}
+        (reply,) = project.app.control.broadcast("revoke", order, **asked)[0].values()
+        assert reply == {"error": "unknown signal 'SIGKIL'; did you mean 'SIGKILL'?"}
+        lost = project.send("interrupt")
+        wait_until(lost.ready, "lost", report=lambda: worker.log)
+        assert str(lost.result) == "Worker exited prematurely: KeyboardInterrupt."
+    assert not any(run.startswith("end:") for run in project.runs())
 
 
 def test_children_that_cannot_start_end_the_worker(project: Project) -> None:

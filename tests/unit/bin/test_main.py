@@ -214,7 +214,7 @@ def test_commands_are_listed_and_checked(cli: Any, app: Celery) -> None:
         (("-l", "loud"), "is not one of 'DEBUG'"),
         (("-c", "-1"), "must be a non-negative integer or 'auto', got '-1'"),
         (("-D",), "by the command line only"),
-        (("-B",), "embedded scheduler"),
+        (("-B",), "no scheduler"),
         (("-E",), "task events"),
         (("--autoscale", "3,x"), "Expected an integer. Got ['3', 'x'] instead."),
         (("worker.nothing=1",), "Unable to parse extra configuration from command line."),
