@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import takewhile
 from time import monotonic
 from typing import Any
@@ -31,6 +31,13 @@ __all__ = ("Channel", "Connection", "SSLTransport", "Transport")
 
 #: Seconds the other side has to answer a goodbye.
 CLOSE_S = 5.0
+
+#: How long an expired task stays in its queue: who waits for its result is to hear REVOKED from a
+#: worker, and a queue nobody reads is not to grow for ever.
+KEPT_EXPIRED_MS = 3_600_000
+
+#: Ten years: RabbitMQ closes the channel of who asks for more.
+LONGEST_EXPIRATION_MS = 315_360_000_000
 
 #: Bytes of a batch between two looks at what the broker says.
 PIECE = 256 * 1024
@@ -161,6 +168,8 @@ class Channel(Settling):
         """The bytes that publish a message here."""
         if self.connection is None:
             raise RecoverableConnectionError(GONE)
+        if "expiration" in msg.properties:
+            _outlive(msg)
         return as_frames(
             self.channel_id, msg, exchange, routing_key, mandatory, immediate,
             self.connection.frame_max, self._known,
@@ -289,12 +298,10 @@ class PublishBatch:
                 piece, size, start = [], 0, number
 
     def discard(self) -> None:
-        """Forget what was collected."""
+        """Forget what was collected and not flushed."""
         self._frames, self._messages = [], []
 
-    def close(self) -> None:
-        """End the batch; what was not flushed is forgotten."""
-        self.discard()
+    close = discard
 
 
 class Connection(Receiving, pyamqp.Connection):
@@ -408,6 +415,16 @@ class _Limit:
 
     def __exit__(self, *exc_info: object) -> None:
         self._connection.limit_at = self._kept
+
+
+def _outlive(message: Any) -> None:
+    """Have the broker keep a task that expires for an hour more, so that a worker is told of it."""
+    headers, expiration = message.properties.get("application_headers"), None
+    if headers and headers.get("expires") is not None:
+        with suppress(TypeError, ValueError):
+            expiration = int(message.properties["expiration"]) + KEPT_EXPIRED_MS
+    if expiration is not None:
+        message.properties["expiration"] = str(min(expiration, LONGEST_EXPIRATION_MS))
 
 
 def _limit(connection: Connection, seconds: float | None) -> Any:

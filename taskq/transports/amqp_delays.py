@@ -56,6 +56,9 @@ SETUP_S, LAST_CONFIRMS_S = 30.0, 5.0
 
 LEVEL_PREFIX = "celery_delayed_"
 
+#: Our own header of a copy: exchange and routing key of a message that came by an exchange.
+SENT_TO = "taskq-sent-to"
+
 #: Headers the delay queues leave behind.
 TRACES = (
     "x-death",
@@ -83,11 +86,27 @@ def is_back(exchange: str) -> bool:
 
 
 def restore(properties: dict[str, Any], delivery_info: dict[str, Any], queue: str) -> None:
-    """Make a delivery from the delay queues look as if it had been sent to its queue."""
+    """Make a delivery from the delay queues look as it did when it first came to its queue."""
     headers = properties.get("application_headers") or {}
     for name in TRACES:
         headers.pop(name, None)
-    delivery_info["exchange"], delivery_info["routing_key"] = "", queue
+    sent_to = headers.pop(SENT_TO, None)
+    # Anybody may have written the header.
+    if not (isinstance(sent_to, list) and [type(each) for each in sent_to] == [str, str]):
+        sent_to = ["", queue]
+    delivery_info["exchange"], delivery_info["routing_key"] = sent_to
+
+
+def _copy_properties(delivery: Any, queue: str) -> dict[str, Any]:
+    """What a message says beside its body, for its way through the delay queues to `queue`."""
+    properties = dict(delivery.properties)
+    # Meant for the queue it has come from; a delay queue would obey it and pass it on early.
+    properties.pop("expiration", None)
+    sent_to = [delivery.delivery_info["exchange"], delivery.delivery_info["routing_key"]]
+    if sent_to != ["", queue]:
+        headers = properties.get("application_headers") or {}
+        properties["application_headers"] = {**headers, SENT_TO: sent_to}
+    return properties
 
 
 def _key_of(queue: str) -> str:
@@ -117,10 +136,7 @@ class Delays:
         whole = min(int(due - monotonic()) - EARLY_S, LONGEST_S)
         if whole < 1:
             return False
-        properties = dict(delivery.properties)
-        # Meant for the queue it has come from; a delay queue would obey it and pass it on early.
-        properties.pop("expiration", None)
-        copy = Message(delivery.raw, **properties)
+        copy = Message(delivery.raw, **_copy_properties(delivery, queue))
         channel = self._channel
         key = calculate_routing_key(whole, _key_of(queue))
         channel.send(channel.as_frames(copy, level_name(MAX_LEVEL), key, True, False), [copy])

@@ -12,7 +12,7 @@ from typing import Any
 
 from amqp.serialization import dumps
 
-__all__ = ("Known", "as_frames")
+__all__ = ("PROPERTIES", "Known", "as_frames")
 
 #: The headers last written, by name: as objects, and as bytes with their names.
 Known = dict[Any, tuple[Any, bytes]]
@@ -35,7 +35,7 @@ _big_int = Struct(">cq").pack
 _float = Struct(">cd").pack
 
 #: (name, flag, how it is written): text (of a few: n), table, octet or a 64-bit number.
-_PROPERTIES = (
+PROPERTIES = (
     ("content_type", 0x8000, "n"),
     ("content_encoding", 0x4000, "n"),
     ("application_headers", 0x2000, "F"),
@@ -93,14 +93,20 @@ def _short(text: str) -> bytes:
 
 def _text(text: str) -> bytes:
     data = text.encode("utf-8", "surrogatepass")
-    return bytes((len(data),)) + data
+    try:
+        return bytes((len(data),)) + data
+    except ValueError:
+        raise ValueError(
+            f"{text!r:.80} is too long for RabbitMQ: ids, routing keys and names of queues, "
+            f"exchanges and headers have at most 255 bytes, and this has {len(data)}"
+        ) from None
 
 
 def _properties(message: Any, known: Known) -> bytes:
     properties = message.properties
     flags = 0
     parts = [b""]
-    for name, flag, kind in _PROPERTIES:
+    for name, flag, kind in PROPERTIES:
         value = properties.get(name)
         if value is None:
             continue

@@ -12,6 +12,8 @@ from typing import Any
 
 from amqp.serialization import _read_item
 
+from taskq.transports.amqp_frames import PROPERTIES
+
 __all__ = ("read_address", "read_body_size", "read_properties")
 
 _long = Struct(">I").unpack_from
@@ -21,24 +23,6 @@ _big_int = Struct(">q").unpack_from
 _float = Struct(">d").unpack_from
 _tag_and_flag = Struct(">QB").unpack_from
 _flags = Struct(">H").unpack_from
-
-#: (flag, name, how it is written): text, table, octet or a 64-bit number.
-_PROPERTIES = (
-    (0x8000, "content_type", "s"),
-    (0x4000, "content_encoding", "s"),
-    (0x2000, "application_headers", "F"),
-    (0x1000, "delivery_mode", "o"),
-    (0x0800, "priority", "o"),
-    (0x0400, "correlation_id", "s"),
-    (0x0200, "reply_to", "s"),
-    (0x0100, "expiration", "s"),
-    (0x0080, "message_id", "s"),
-    (0x0040, "timestamp", "L"),
-    (0x0020, "type", "s"),
-    (0x0010, "user_id", "s"),
-    (0x0008, "app_id", "s"),
-    (0x0004, "cluster_id", "s"),
-)
 
 
 def read_address(method: bytes) -> tuple[str, int, bool, str, str]:
@@ -68,10 +52,10 @@ def read_properties(header: bytes) -> dict[str, Any]:
     (flags,) = _flags(header, 12)
     at = 14
     properties: dict[str, Any] = {}
-    for flag, name, kind in _PROPERTIES:
+    for name, flag, kind in PROPERTIES:
         if not flags & flag:
             continue
-        if kind == "s":
+        if kind == "s" or kind == "n":
             end = at + 1 + header[at]
             properties[name] = header[at + 1 : end].decode("utf-8", "surrogatepass")
             at = end

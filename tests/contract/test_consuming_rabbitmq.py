@@ -204,6 +204,18 @@ class TestDelays:
         info = {"exchange": "", "routing_key": desk.queue.name, "redelivered": False}
         assert {key: again.delivery_info[key] for key in info} == info
 
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [(["media", "a.b"], ["media", "a.b"])]
+        + [(each, ["", "q"]) for each in (None, "ab", [], ["a"], ["a", 1], ["a", "b", "c"])],
+    )
+    def test_where_it_was_sent_to(self, written: Any, expected: list[str]) -> None:
+        properties = {"application_headers": {"mine": 1, amqp_delays.SENT_TO: written}}
+        info: dict[str, Any] = {"exchange": "celery_delayed_1"}
+        amqp_delays.restore(properties, info, "q")
+        assert [info["exchange"], info["routing_key"]] == expected
+        assert properties == {"application_headers": {"mine": 1}}
+
     def test_short_waits_stay_in_the_worker(self, desk: Desk) -> None:
         assert not self.delay(desk, 5)
         assert not self.was_asked(desk)

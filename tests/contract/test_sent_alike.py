@@ -115,6 +115,43 @@ def test_alone_in_a_pipeline_and_in_a_group(broker: Broker, options: dict[str, A
         assert len({each["properties"]["delivery_tag"] for each in sent}) == len(sent)
 
 
+def test_no_two_messages_have_one_delivery_tag(redis_url: str) -> None:
+    """The tags of a batch are counted; those of other batches, and of calls alone, are others."""
+    broker = Broker(redis_url)
+    for _ in range(3):
+        broker.alike.delay()
+        with broker.app.pipeline():
+            for _ in range(20):
+                broker.alike.delay()
+    tags = [each["properties"]["delivery_tag"] for each in broker.take()]
+    assert len(set(tags)) == len(tags) == 3 * 21
+    assert [str(uuid.UUID(tag)) for tag in tags] == tags
+    broker.close()
+
+
+def test_a_task_that_expires_stays_an_hour_longer_in_rabbitmq(rabbitmq_url: str) -> None:
+    """So that a worker that starts late marks it as revoked; what asks for a TTL has its TTL."""
+    broker = Broker(rabbitmq_url)
+    # Without a confirm nobody would hear that RabbitMQ refuses a time to live.
+    broker.app.conf.broker_transport_options = {"confirm_publish": True}
+    hour = 3600.0
+    for options in ({"expires": 90}, {"expires": -5}, {"expiration": 90}, {"expires": 1e10}):
+        broker.alike.apply_async(**options)
+    with broker.app.pipeline():
+        broker.alike.apply_async(expires=90)
+    found = [float(each["properties"]["expiration"]) / 1000 for each in broker.take()]
+    assert found == [hour + 90, hour, 90, 10 * 365 * 86400, hour + 90]
+    broker.close()
+
+
+def test_a_name_too_long_for_rabbitmq(rabbitmq_url: str) -> None:
+    broker = Broker(rabbitmq_url)
+    for option in ("task_id", "routing_key", "reply_to"):
+        with pytest.raises(ValueError, match="at most 255 bytes, and this has 300"):
+            broker.alike.apply_async(**{option: "x" * 300, "exchange": "amq.direct"})
+    broker.close()
+
+
 def test_equal_values_of_other_types_and_changed_ones_keep_apart(broker: Broker) -> None:
     shared = ["a"]
     values: list[Any] = [1, True, 1.0, "1", None, 0, False, shared]

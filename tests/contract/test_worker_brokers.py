@@ -154,7 +154,13 @@ def test_an_expired_task_is_revoked_wherever_it_waited(make: Make, url: str) -> 
         # The second within two seconds waits for the rest of them.
         task_annotations={"loss.early": {"rate_limit": "30/m"}},
     )
+    early = [site.send("late", "queued", expires=seconds) for seconds in (-1, 0, 0.01)]
     with site.worker("-P", "prefork", "-c", "1") as worker:
+        lane = site.app.conf.broker_transport_options["lane"]
+        # By kombu's transport RabbitMQ removes them when their time is over.
+        if lane == "taskq" or url.startswith("redis"):
+            for result in early:
+                check_revoked(result)
         site.send("late", "long", True)
         site.wait_for("start", "long", worker)
         waiting = {
