@@ -176,7 +176,8 @@ class AsyncResult(ResultDocument, Generic[R]):
         self, callback: ReadyHook, on_error: ReadyHook | None = None, weak: bool = False
     ) -> Any:
         """Call `callback(result)` once the outcome has been seen; gives a vine promise."""
-        self.backend.add_pending_result(self, weak=weak)
+        if self._cache is None:
+            self.backend.add_pending_result(self, weak=weak)
         return self.on_ready.then(callback, on_error)
 
     @property
@@ -342,10 +343,13 @@ class EagerResult(AsyncResult[R]):
         name: str | None = None,
     ) -> None:
         self.id = id
-        self._result = ret_value
-        self._state = state
-        self._traceback = traceback
-        self._name = name
+        self._cache = {
+            "task_id": id,
+            "result": ret_value,
+            "status": state,
+            "traceback": traceback,
+            "name": name,
+        }
 
     def get(  # type: ignore[override]  # Celery's own, shorter list of parameters
         self,
@@ -357,13 +361,10 @@ class EagerResult(AsyncResult[R]):
         """Give the value, or raise the exception unless `propagate` is False. Never waits."""
         if disable_sync_subtasks:
             assert_will_not_block()
-        if self._state == states.SUCCESS:
-            return cast(R, self._result)
-        if self._state in states.PROPAGATE_STATES:
-            if propagate:
-                raise _as_exception(self._result, self)
-            return cast(R, self._result)
-        return cast(R, None)
+        if self.state in states.PROPAGATE_STATES and propagate:
+            raise _as_exception(self.result, self)
+        has_ended = self.state in states.READY_STATES
+        return cast(R, self.result if has_ended else None)
 
     wait = get  # type: ignore[assignment]  # as get
 
@@ -376,29 +377,6 @@ class EagerResult(AsyncResult[R]):
     ) -> R:
         """As `get`: nothing to wait for."""
         return self.get(propagate=propagate, disable_sync_subtasks=disable_sync_subtasks)
-
-    def then(
-        self, callback: ReadyHook, on_error: ReadyHook | None = None, weak: bool = False
-    ) -> Any:
-        """Call `callback(result)` now."""
-        return self.on_ready.then(callback, on_error)
-
-    @property
-    def on_ready(self) -> promise:
-        """Fulfilled from the start."""
-        if self._on_ready is None:
-            self._on_ready = promise()
-            self._on_ready(self)
-        return self._on_ready
-
-    def _get_task_meta(self) -> Meta:
-        return {
-            "task_id": self.id,
-            "result": self._result,
-            "status": self._state,
-            "traceback": self._traceback,
-            "name": self._name,
-        }
 
     def _to_remote_traceback(self, meta: Meta, value: Any) -> TracebackType | None:
         return None
@@ -416,26 +394,16 @@ class EagerResult(AsyncResult[R]):
 
     def revoke(self, *args: Any, **kwargs: Any) -> None:
         """Too late to stop it: marks it as revoked."""
-        self._state = states.REVOKED
-        self._result = exceptions.TaskRevokedError("revoked")
+        revoked = exceptions.TaskRevokedError("revoked")
+        self._cache = {**self._get_task_meta(), "status": states.REVOKED, "result": revoked}
 
     @property
     def supports_native_join(self) -> bool:
         """False: there is no backend to ask."""
         return False
 
-    def __copy__(self) -> EagerResult[R]:
-        cls, args = self.__reduce__()
-        return cast("EagerResult[R]", cls(*args))
-
-    def __reduce__(self) -> Any:
-        return self.__class__, self.__reduce_args__()
-
     def __reduce_args__(self) -> tuple[Any, ...]:
-        return self.id, self._result, self._state, self._traceback, self._name
-
-
-Thenable.register(EagerResult)
+        return self.id, self.result, self.state, self.traceback, self.name
 
 
 def _as_exception(value: Any, result: AsyncResult[Any]) -> BaseException:

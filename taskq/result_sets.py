@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ("GroupResult", "ResultSet")
 
+NO_MESSAGES = (
+    "Backend does not support on_message callback: this result store announces nothing, Redis "
+    "does. Ask result.state and result.info from time to time instead."
+)
+
 Callback = Callable[[str, Any], Any]
 
 
@@ -181,7 +186,7 @@ class ResultSet(ResultBase):
         if disable_sync_subtasks:
             assert_will_not_block()
         if on_message is not None:
-            raise ImproperlyConfigured("Backend does not support on_message callback")
+            raise ImproperlyConfigured(NO_MESSAGES)
         remaining = _countdown(timeout)
         values = []
         for result in self.results:

@@ -210,7 +210,7 @@ class AsyncBackendMixin:
         for node in result.results:
             if isinstance(node, ResultSet):
                 yield node.id, node.results  # type: ignore[attr-defined]  # sets inside sets are groups
-            elif node._cache is not None or node.backend is None:
+            elif node._cache is not None:
                 yield node.id, node._get_task_meta()
             else:
                 waiting.append(node)
@@ -221,7 +221,7 @@ class AsyncBackendMixin:
         left = len(waiting)
         together = ResultSet(waiting, app=result.app)
         together._on_ready = all_ready = promise()
-        steps = self._wait_for_pending(together, **kwargs)
+        steps = self.result_consumer._wait_for_pending(together, **kwargs)
         while left:
             while arrived:
                 left -= 1
@@ -300,21 +300,9 @@ class AsyncBackendMixin:
     ) -> Any:
         """Wait for `result` and give its value, or raise its exception unless not `propagate`."""
         self._ensure_not_eager()
-        for _ in self._wait_for_pending(result, **kwargs):
+        for _ in self.result_consumer._wait_for_pending(result, **kwargs):
             pass
         return result.maybe_throw(callback=callback, propagate=propagate)
-
-    def _wait_for_pending(
-        self,
-        result: Any,
-        timeout: float | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        on_message: Callable[[Any], Any] | None = None,
-        **kwargs: Any,
-    ) -> Generator[Any, None, None]:
-        return self.result_consumer._wait_for_pending(
-            result, timeout=timeout, on_interval=on_interval, on_message=on_message, **kwargs
-        )
 
 
 class BaseResultConsumer:

@@ -55,7 +55,7 @@ class _Ticket:
     def __init__(self, result: AsyncResult[Any], parents: Iterable[Any]) -> None:
         self.result = result
         # A group that comes before a chord's body reports its failures through the body.
-        self.parents = [node for node in parents if isinstance(node, AsyncResult) and node.backend]
+        self.parents = [node for node in parents if isinstance(node, AsyncResult)]
         #: Where the thread looks for it.
         self.store: _Store | None = None
         self.loop = asyncio.get_running_loop()
@@ -154,22 +154,18 @@ class _Store:
     def turn(self, results: list[AsyncResult[Any]], seconds: float) -> None:
         """Note which of them have ended; wait up to so many seconds when none has."""
         wanted = {id(result): result for result in results}
-        gone = [self._asked.pop(key) for key in self._asked.keys() - wanted.keys()]
+        gone = [self._asked[key] for key in self._asked.keys() - wanted.keys()]
         new = [wanted[key] for key in wanted.keys() - self._asked.keys()]
         self._asked = wanted
+        for result in gone:
+            self._backend.remove_pending_result(result)
         turn = self._hear if self._backend.is_async else self._look
-        turn(results, new, gone, seconds)
+        turn(results, new, seconds)
 
     def _hear(
-        self,
-        results: list[AsyncResult[Any]],
-        new: list[AsyncResult[Any]],
-        gone: list[AsyncResult[Any]],
-        seconds: float,
+        self, results: list[AsyncResult[Any]], new: list[AsyncResult[Any]], seconds: float
     ) -> None:
         backend = self._backend
-        for result in gone:
-            backend.remove_pending_result(result)
         for result in new:
             backend.add_pending_result(result, weak=True)
         if new:
@@ -182,11 +178,7 @@ class _Store:
                 pass
 
     def _look(
-        self,
-        results: list[AsyncResult[Any]],
-        new: list[AsyncResult[Any]],
-        gone: list[AsyncResult[Any]],
-        seconds: float,
+        self, results: list[AsyncResult[Any]], new: list[AsyncResult[Any]], seconds: float
     ) -> None:
         backend, now = self._backend, time.monotonic()
         mark = backend.change_mark()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from taskq.exceptions import ImproperlyConfigured, TimeoutError
-from taskq.result_sets import ResultSet
+from taskq.result_sets import NO_MESSAGES, ResultSet
 from taskq.states import READY_STATES
 
 __all__ = ("Patience", "SyncBackendMixin")
@@ -100,7 +100,7 @@ class SyncBackendMixin:
         """Wait for `result` and give its value, or raise its exception unless not `propagate`."""
         self._ensure_not_eager()
         if on_message is not None:
-            raise ImproperlyConfigured("Backend does not support on_message callback")
+            raise ImproperlyConfigured(NO_MESSAGES)
         meta = self.wait_for(
             result.id, timeout=timeout, interval=interval, no_ack=no_ack, on_interval=on_interval
         )
@@ -124,7 +124,7 @@ class SyncBackendMixin:
         for node in result.results:
             if isinstance(node, ResultSet):
                 yield node.id, node.results  # type: ignore[attr-defined]  # sets inside sets are groups
-            elif node.backend is None:  # eager: ready, and stored nowhere
+            elif node._cache is not None:
                 yield node.id, node._get_task_meta()
             else:
                 nodes[node.id] = node
