@@ -39,9 +39,25 @@ def pack_exception(exc: BaseException, serializer: str, encode: Callable[[Any], 
     cls = type(exc)
     return {
         "exc_type": cls.__qualname__,
-        "exc_message": ensure_serializable(exc.args, encode),
+        "exc_message": ensure_serializable(_find_arguments(exc), encode),
         "exc_module": wire_module(cls.__module__),
     }
+
+
+def _find_arguments(exc: BaseException) -> tuple[Any, ...]:
+    """What the exception is rebuilt from; its text when it cannot be, and would say nothing."""
+    if exc.args:
+        return exc.args
+    try:
+        type(exc)()
+    except Exception:  # the constructor is a user's code
+        try:
+            text = str(exc)
+        except Exception:
+            text = ""
+        if text:
+            return (text,)
+    return ()
 
 
 def unpack_exception(stored: Any) -> BaseException | None:

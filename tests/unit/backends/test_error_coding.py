@@ -86,6 +86,37 @@ def test_only_exceptions_are_called(name: str) -> None:
         unpack_exception({"exc_type": name, "exc_message": ["x"], "exc_module": "os"})
 
 
+class Described(Exception):
+    """Has a text, and no arguments."""
+
+    def __init__(self, *, told: str = "") -> None:
+        self.told = told
+
+    def __str__(self) -> str:
+        return self.told
+
+
+class Refusing(Described):
+    def __init__(self, *, told: str) -> None:
+        self.told = told
+
+
+def test_what_has_no_arguments_is_built_without() -> None:
+    packed = pack_exception(Described(told="lost"), "json", json.dumps)
+    assert packed["exc_message"] == ()
+    assert type(unpack_exception(packed)) is Described
+
+
+def test_what_cannot_be_built_keeps_its_text() -> None:
+    packed = pack_exception(Refusing(told="what went wrong"), "json", json.dumps)
+    assert "what went wrong" in str(unpack_exception(packed))
+    pydantic = pytest.importorskip("pydantic")
+    with pytest.raises(pydantic.ValidationError) as error:
+        pydantic.RootModel[int].model_validate("x")
+    packed = json.loads(json.dumps(pack_exception(error.value, "json", json.dumps)))
+    assert "should be a valid integer" in str(unpack_exception(packed))
+
+
 def test_a_constructor_that_refuses() -> None:
     stored = {"exc_type": "UnicodeDecodeError", "exc_message": ["1"], "exc_module": "builtins"}
     back = unpack_exception(stored)
