@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,18 +58,26 @@ def setup_security(
     store = store or conf.security_cert_store
     if not (key and cert and store):
         raise ImproperlyConfigured(SECURITY_SETTING_MISSING)
-    with open(key, "rb") as key_file, open(cert, "rb") as cert_file:
-        register_auth(
-            key_file.read(),
-            key_password or conf.security_key_password,
-            cert_file.read(),
-            store,
-            digest or conf.security_digest,
-            serializer,
-        )
+    register_auth(
+        _read(key, "security_key"),
+        key_password or conf.security_key_password,
+        _read(cert, "security_certificate"),
+        store,
+        digest or conf.security_digest,
+        serializer,
+    )
     disable_untrusted_serializers(allowed_serializers)
     registry.enable("auth")
     registry._set_default_serializer("auth")
+
+
+def _read(path: str, setting: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as exc:
+        said = f"{exc.strerror}: the file that {setting} names, in the directory {os.getcwd()}"
+        raise type(exc)(exc.errno, said, path) from None
 
 
 def disable_untrusted_serializers(whitelist: Iterable[str] | None = None) -> None:

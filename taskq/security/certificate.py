@@ -14,8 +14,16 @@ from kombu.utils.encoding import bytes_to_str, ensure_bytes
 
 from taskq.exceptions import SecurityError
 from taskq.security.utils import reraise_errors, signature_padding
+from taskq.utils.log import get_logger
 
 __all__ = ("CertStore", "Certificate", "FSCertStore")
+
+NOBODY_TRUSTED = (
+    "No certificate is trusted, so every signed message will be refused: there is no file %r "
+    "(security_cert_store)"
+)
+
+logger = get_logger(__name__)
 
 
 class Certificate:
@@ -111,7 +119,10 @@ class FSCertStore(CertStore):
         super().__init__()
         if os.path.isdir(path):
             path = os.path.join(path, "*")
-        for name in sorted(glob.glob(path)):
+        names = sorted(glob.glob(path))
+        if not names:
+            logger.warning(NOBODY_TRUSTED, path)
+        for name in names:
             with open(name, "rb") as file:
                 pem = file.read()
             try:

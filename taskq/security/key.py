@@ -36,6 +36,10 @@ class PrivateKey:
                 raise ValueError("Non-RSA keys are not supported.")
         self._key = loaded
 
+    def belongs_to(self, public: rsa.RSAPublicKey) -> bool:
+        """Whether `public` checks what this key signs."""
+        return self._key.public_key().public_numbers() == public.public_numbers()
+
     def sign(self, data: str | bytes, digest: hashes.HashAlgorithm) -> bytes:
         """The signature of `data`."""
         return self._key.sign(ensure_bytes(data), signature_padding(digest), digest)

@@ -120,10 +120,21 @@ def register_auth(
         key_password: what the key is encrypted with.
         store: directory or file pattern of the trusted certificates.
         digest, serializer: names; see SecureSerializer.
+
+    Raises:
+        SecurityError: a text cannot be read, or the certificate is that of another key.
     """
+    private = PrivateKey(key, key_password) if key else None
+    certificate = Certificate(cert) if cert else None
+    if private and certificate and not private.belongs_to(certificate.get_pubkey()):
+        raise SecurityError(
+            "The private key (security_key) and the certificate (security_certificate) do not "
+            "belong together: nobody could check what is signed. Give the certificate that was "
+            "made for this key."
+        )
     auth = SecureSerializer(
-        PrivateKey(key, key_password) if key else None,
-        Certificate(cert) if cert else None,
+        private,
+        certificate,
         FSCertStore(store) if store else None,
         digest,
         serializer,

@@ -282,3 +282,26 @@ def test_a_worker_runs_what_is_signed_and_lives_on(
         assert add.delay(3, 3).get(timeout=PATIENCE_S) == 6
         assert "Refusing to deserialize untrusted content of type json" in caplog.text
     assert caplog.text.count("acknowledged and discarded") == len(refused)
+
+
+def test_setup_says_which_file_is_missing(signer: Signer, tmp_path: Path) -> None:
+    for setting in ("security_key", "security_certificate"):
+        app = memory_app(**signer.settings(**{setting: str(tmp_path / "none.pem")}))
+        with pytest.raises(FileNotFoundError, match=f"the file that {setting} names") as caught:
+            app.setup_security()
+        assert caught.value.filename == str(tmp_path / "none.pem")
+
+
+def test_a_certificate_of_another_key(signer: Signer, tmp_path: Path) -> None:
+    other = Signer(tmp_path, "two")
+    app = memory_app(**signer.settings(security_key=str(other.key)))
+    with pytest.raises(SecurityError, match=r"\(security_certificate\) do not belong together"):
+        app.setup_security()
+
+
+def test_a_store_without_certificates_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    FSCertStore(str(tmp_path / "*.pem"))
+    assert "every signed message will be refused" in caplog.text
+    assert f"{tmp_path}/*.pem" in caplog.text
