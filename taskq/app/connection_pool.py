@@ -36,6 +36,15 @@ class ConnectionPool(_KombuConnectionPool):
     def new(self) -> Any:
         return self._original.as_pooled(self)
 
+    def replace(self, resource: Any) -> None:
+        super().replace(resource)
+        if self.limit:
+            self._resource.put_nowait(self.new())
+
+    def _add_when_empty(self) -> None:
+        # kombu would add one here, and count too few: one that was taken out and is not noted yet.
+        raise self.LimitExceeded(self.limit)
+
     def acquire(self, block: bool = False, timeout: float | None = None) -> Any:
         """A connection; waits up to `timeout` seconds (None: for ever) when `block` is true.
 

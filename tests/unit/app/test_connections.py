@@ -12,7 +12,7 @@ import warnings
 
 import kombu
 import pytest
-from kombu.exceptions import EncodeError, OperationalError
+from kombu.exceptions import EncodeError, LimitExceeded, OperationalError
 from kombu.transport import TRANSPORT_ALIASES, memory
 from patience import PATIENCE_S
 
@@ -319,6 +319,37 @@ class TestLimits:
         assert 1 <= max(peaks) <= 2
         assert not app.pool._dirty - {p.__connection__ for p in app.producer_pool._resource.queue
                                       if not callable(p)}  # fmt: skip
+        app.close()
+
+    def test_one_that_was_taken_out_just_now_counts(self):
+        app = make_app(broker_pool_limit=1)
+        refused = []
+
+        class Noting(set):
+            def add(self, item):
+                # Out of the queue, and not among those lent out.
+                if not refused:
+                    refused.append("asked")
+                    with pytest.raises(LimitExceeded):
+                        app.pool.acquire()
+                    refused.append("refused")
+                super().add(item)
+
+        app.pool._dirty = Noting()
+        app.pool.acquire().release()
+        assert refused == ["asked", "refused"]
+        app.close()
+
+    def test_another_one_in_place_of_a_broken_one(self):
+        app = make_app(broker_pool_limit=2)
+        for _ in range(3):
+            app.pool.replace(app.pool.acquire())
+        first, second = app.pool.acquire(), app.pool.acquire()
+        assert first is not second
+        with pytest.raises(LimitExceeded):
+            app.pool.acquire()
+        first.release()
+        second.release()
         app.close()
 
 
