@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, tzinfo
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -22,15 +21,20 @@ from kombu.exceptions import SerializerNotInstalled
 from taskq import protocol
 from taskq.app import connections
 from taskq.app import routes as routing
-from taskq.app.announcing import announce_publish, announce_published
+from taskq.app.checks import add_headers, check_priority
 from taskq.app.deadline import TimedConnection
 from taskq.app.encoding import check_compression, explain_unwritable, not_installed, utf8dict
 from taskq.app.native_delay import find_way
-from taskq.app.old_protocol import OldProtocol
 from taskq.app.pipeline import Pipeline
 from taskq.app.queues import QUEUE_FORMAT, AutoExchange, Queues, queue_arguments
 from taskq.app.retry_policy import merge_policy
-from taskq.app.sending import broker_errors, open_at_once, raise_cannot_send
+from taskq.app.sending import (
+    broker_errors,
+    open_at_once,
+    raise_cannot_send,
+    send_after_publish,
+    send_before_publish,
+)
 from taskq.protocol import INT_MIN, TaskMessage
 from taskq.signals import after_task_publish, before_task_publish, task_sent
 from taskq.utils.log import get_logger
@@ -71,7 +75,7 @@ class _DeclareOnce(tuple[Any, ...]):
         declared.add(mark)
 
 
-class AMQP(OldProtocol):
+class AMQP:
     """How an application speaks to its broker.
 
     Attributes:
@@ -116,74 +120,30 @@ class AMQP(OldProtocol):
         """The function that sends messages: `publish`."""
         return self.publish
 
-    def as_task_v2(
-        self,
-        task_id: str,
-        name: str,
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        countdown: float | None = None,
-        eta: datetime | str | None = None,
-        group_id: str | None = None,
-        group_index: int | None = None,
-        expires: float | datetime | str | None = None,
-        retries: int = 0,
-        chord: Any = None,
-        callbacks: Any = None,
-        errbacks: Any = None,
-        reply_to: str | None = None,
-        time_limit: float | None = None,
-        soft_time_limit: float | None = None,
-        create_sent_event: bool = False,
-        root_id: str | None = None,
-        parent_id: str | None = None,
-        shadow: str | None = None,
-        chain: Any = None,
-        now: datetime | None = None,
-        timezone: tzinfo | None = None,
-        origin: str | None = None,
-        ignore_result: bool | None = False,
-        argsrepr: str | None = None,
-        kwargsrepr: str | None = None,
-        stamped_headers: Sequence[str] | None = None,
-        replaced_task_nesting: int = 0,
-        **options: Any,
-    ) -> TaskMessage:
-        """The message of a call in protocol 2; see `taskq.protocol.as_task_v2`."""
-        if now is None and (countdown or expires is not None):
-            now = self.app.now()
-        if not origin:
-            origin = self._origin[1] if self._origin[0] == os.getpid() else self._own_origin()
+    def as_task_v2(self, *call: Any, **options: Any) -> TaskMessage:
+        """The message of a call in protocol 2; takes what `taskq.protocol.as_task_v2` takes."""
+        if not options.get("origin"):
+            known = self._origin[0] == os.getpid()
+            options["origin"] = self._origin[1] if known else self._own_origin()
+        if not options.get("stamped_headers"):
+            # Without stamps they say nothing here, and Python would look for them among all names.
+            options.pop("queue", None)
+            options.pop("serializer", None)
         return protocol.as_task_v2(
-            task_id,
-            name,
-            args,
-            kwargs,
-            countdown,
-            eta,
-            group_id,
-            group_index,
-            expires,
-            retries,
-            chord,
-            callbacks,
-            errbacks,
-            reply_to,
-            time_limit,
-            soft_time_limit,
-            create_sent_event,
-            root_id,
-            parent_id,
-            shadow,
-            chain,
-            now,
-            timezone,
-            origin,
-            ignore_result,
-            argsrepr,
-            kwargsrepr,
-            stamped_headers,
-            replaced_task_nesting,
+            *call,
+            clock=self.app.now,
+            argsrepr_maxsize=self.argsrepr_maxsize,
+            kwargsrepr_maxsize=self.kwargsrepr_maxsize,
+            repr_maxlevels=self.app.conf.task_repr_maxlevels,
+            **options,
+        )
+
+    def as_task_v1(self, *call: Any, **options: Any) -> TaskMessage:
+        """The message of a call in protocol 1; takes what `taskq.protocol.as_task_v1` takes."""
+        return protocol.as_task_v1(
+            *call,
+            utc=self.app.conf.enable_utc,
+            clock=self.app.now,
             argsrepr_maxsize=self.argsrepr_maxsize,
             kwargsrepr_maxsize=self.kwargsrepr_maxsize,
             repr_maxlevels=self.app.conf.task_repr_maxlevels,
@@ -220,8 +180,10 @@ class AMQP(OldProtocol):
         conf = self.app.conf
         all_headers, properties, body, sent_event = message
         if headers:
-            all_headers.update(headers)
+            add_headers(all_headers, headers)
         if kwargs:
+            if type(kwargs.get("priority", 0)) is not int and kwargs["priority"] is not None:
+                check_priority(kwargs["priority"])
             properties.update(kwargs)
             # Stamps travel as headers alone; as properties they would travel twice.
             for stamp in ("stamped_headers", "stamps", *(all_headers.get("stamped_headers") or ())):
@@ -246,26 +208,27 @@ class AMQP(OldProtocol):
         if retry_policy:
             policy = merge_policy(policy, retry_policy)
         if before_task_publish.receivers:
-            declare, policy = announce_publish(
+            declare, policy = send_before_publish(
                 name, message, exchange, routing_key, declare, policy
             )
         pipeline = producer if isinstance(producer, Pipeline) else None
-        send = partial(self._send, producer) if pipeline is None else pipeline.collect
-        answer = send(
-            body, bool(retry), policy, serializer or conf.task_serializer,
-            exchange=exchange, routing_key=routing_key, compression=compression,
-            delivery_mode=delivery_mode, declare=declare, headers=all_headers,
-            timeout=timeout, confirm_timeout=confirm_timeout, **properties,
-        )  # fmt: skip
+        send: Any = self._send if pipeline is None else Pipeline.collect
+        options = {
+            "exchange": exchange, "routing_key": routing_key, "compression": compression,
+            "delivery_mode": delivery_mode, "headers": all_headers,
+            "timeout": timeout, "confirm_timeout": confirm_timeout, **properties,
+        }  # fmt: skip
+        serializer = serializer or conf.task_serializer
+        answer = send(producer, body, bool(retry), policy, serializer, declare, options)
         if sent_event or after_task_publish.receivers or task_sent.receivers:
             announce = partial(
-                announce_published, name, message, (queue, exchange, routing_key),
+                send_after_publish, name, message, (queue, exchange, routing_key),
                 event_dispatcher, retry=retry, retry_policy=policy,
             )  # fmt: skip
-            if pipeline is not None:
-                pipeline.when_sent(announce)
-            else:
+            if pipeline is None:
                 announce(producer=producer)
+            else:
+                pipeline.when_sent(announce)
         return answer
 
     def _send(
@@ -275,7 +238,8 @@ class AMQP(OldProtocol):
         retry: bool,
         policy: Mapping[str, Any],
         serializer: str,
-        **options: Any,
+        declare: Any,
+        options: dict[str, Any],
     ) -> Any:
         """Publish; ends within broker_publish_timeout, or as the retry policy says."""
         connection = producer.__connection__ or producer.connection
@@ -291,8 +255,9 @@ class AMQP(OldProtocol):
             if not retry:
                 open_at_once(producer)
             return producer.publish(
-                body, serializer=serializer, retry=retry, retry_policy=policy, **options
-            )
+                body, serializer=serializer, retry=retry, retry_policy=policy, declare=declare,
+                **options,
+            )  # fmt: skip
         except SerializerNotInstalled as exc:
             raise SerializerNotInstalled(not_installed("serializer", serializer)) from exc
         except struct.error as exc:

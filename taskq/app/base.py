@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from kombu.clocks import LamportClock
 from kombu.common import oid_from
-from kombu.utils.functional import maybe_list
 
 from taskq._state import (
     _deregister_app,
@@ -28,6 +27,7 @@ from taskq._state import (
     get_current_worker_task,
     set_default_app,
 )
+from taskq.app.checks import as_links, check_names
 from taskq.app.collaborators import Collaborators
 from taskq.app.configuration import Configuration, PendingConfiguration
 from taskq.app.connections import Connections
@@ -37,11 +37,12 @@ from taskq.app.encoding import register_json, register_pickle, register_zstd
 from taskq.app.periodic import PeriodicTasks
 from taskq.app.pickling import AppPickler, _unpickle_app, _unpickle_app_v2
 from taskq.app.pickling import _unpickle_appattr as _unpickle_appattr
+from taskq.app.pipeline import Pipeline
 from taskq.app.registration import Registration
 from taskq.backends.abstract import Backend
 from taskq.backends.lookup import by_url
 from taskq.exceptions import AlwaysEagerIgnored
-from taskq.protocol import seconds_until
+from taskq.protocol import TaskMessage, seconds_until
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
 from taskq.utils.signalling import Signal
@@ -222,17 +223,22 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
         chain: Any = None,
         task_type: Any = None,
         replaced_task_nesting: int = 0,
+        ignore_result: Any = _UNSET,
+        serializer: Any = _UNSET,
         **options: Any,
     ) -> AsyncResult[Any]:
-        """Send a call of a task by name, which this process need not know.
+        """Send a call of a task by name; it takes what `Task.apply_async` takes.
 
-        The arguments are those of `Task.apply_async`, and a few that workflows use. A task that is
-        registered here gives the options that are not given.
-
+        The task need not be known here. If it is, it gives the options that are not given.
         Raises:
-            TypeError: args is no list or tuple, or kwargs no mapping.
+            TypeError: args is no list or tuple, kwargs no mapping, a link no signature, ...
             OperationalError: the broker cannot be reached.
         """
+        # Every call of a task names these two; Python is slow with names it must look for in vain.
+        if ignore_result is not _UNSET:
+            options["ignore_result"] = ignore_result
+        if serializer is not _UNSET:
+            options["serializer"] = serializer
         if task_type is None:
             task_type = self._tasks.get(name)
             limits = [expires, time_limit, soft_time_limit]
@@ -252,14 +258,16 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
         time_limit = None if time_limit is _UNSET else time_limit
         soft_time_limit = None if soft_time_limit is _UNSET else soft_time_limit
         task_id = task_id or build_task_id()
-        router = router or amqp.router
-        options = router.route(options, route_name or name, args, kwargs, task_type)
+        if type(task_id) is not str or type(name) is not str:
+            check_names(name, task_id)
+        route = (router or amqp.router).route
+        options = route(options, route_name or name, args, kwargs, task_type)
         if expires is not None:
             options["expiration"] = self._seconds_to_live(task_id, expires)
         ignore_result = options.pop("ignore_result", None)
         message = amqp.create_task_message(
             task_id, name, args, kwargs, countdown, eta, group_id, group_index, expires, retries,
-            chord, link and maybe_list(link), link_error and maybe_list(link_error),
+            chord, link and as_links(link), link_error and as_links(link_error, "link_error"),
             reply_to or self.thread_oid,
             time_limit, soft_time_limit, False, root_id, parent_id, shadow, chain,
             ignore_result=ignore_result, replaced_task_nesting=replaced_task_nesting, **options,
@@ -272,17 +280,34 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
         producer = producer or publisher
         if connection is not None and producer is None:
             producer = amqp.Producer(connection, auto_declare=False)
-        if producer is None:
-            producer = getattr(self._local, "pipeline", None)
-        with self._lend_producer(producer, options.get("retry_policy")) as acquired:
-            backend = None if ignore_result else self.backend
-            # Most backends have nothing to prepare.
-            if backend is not None and type(backend).on_task_call is not Backend.on_task_call:
-                backend.on_task_call(acquired, task_id)
-            amqp.send_task_message(acquired, name, message, **options)
+        backend = None if ignore_result else self.backend
+        self._hand_over(producer, backend, task_id, name, message, options)
         if parent is not None and add_to_parent:
             parent.add_trail(result)
         return result
+
+    def _hand_over(
+        self,
+        producer: Any,
+        backend: Backend | None,
+        task_id: str,
+        name: str,
+        message: TaskMessage,
+        options: dict[str, Any],
+    ) -> None:
+        """To the producer, to the pipeline of this thread, or to a producer of the pool."""
+        if producer is None:
+            producer = getattr(self._local, "pipeline", None)
+        # Most backends have nothing to prepare.
+        if backend is not None and type(backend).on_task_call is Backend.on_task_call:
+            backend = None
+        if backend is None and type(producer) is Pipeline:
+            self.amqp.send_task_message(producer, name, message, **options)
+            return
+        with self._lend_producer(producer, options.get("retry_policy")) as acquired:
+            if backend is not None:
+                backend.on_task_call(acquired, task_id)
+            self.amqp.send_task_message(acquired, name, message, **options)
 
     def _seconds_to_live(self, task_id: str, expires: Any) -> float:
         seconds = seconds_until(expires, self.now())
@@ -299,9 +324,10 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
         if self._shared_backend is not None:
             return self._shared_backend
         try:
-            return cast(Backend, self._local.backend)
+            backend: Backend = self._local.backend
         except AttributeError:
             return self._keep_backend(self._get_backend())
+        return backend
 
     @backend.setter
     def backend(self, backend: Backend) -> None:
@@ -329,10 +355,10 @@ class App(Registration, Configuration, Connections, PeriodicTasks, Collaborators
     def thread_oid(self) -> str:
         """An id of this application in this thread; where rpc results are sent."""
         try:
-            return cast(str, self._local.oid)
+            oid: str = self._local.oid
         except AttributeError:
             self._local.oid = oid = oid_from(self, threads=True)
-            return oid
+        return oid
 
     def _forget_process(self) -> None:
         """After a fork: what belonged to the parent process is not ours."""

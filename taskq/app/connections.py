@@ -26,7 +26,7 @@ from taskq.exceptions import ImproperlyConfigured, UnknownCompression, UnknownTr
 from taskq.transports import TRANSPORTS, default_options, register, require_library
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.log import get_logger
-from taskq.utils.sqlite import parse_url
+from taskq.utils.sqlite_location import parse_url
 
 if TYPE_CHECKING:
     from taskq.app.base import App
@@ -300,38 +300,24 @@ class Connections:
 
     broker_connection = connection
 
-    def _connection(
-        self,
-        url: Any,
-        userid: str | None = None,
-        password: str | None = None,
-        virtual_host: str | None = None,
-        port: int | None = None,
-        ssl: Any = None,
-        connect_timeout: float | None = None,
-        transport: str | None = None,
-        transport_options: dict[str, Any] | None = None,
-        heartbeat: float | None = None,
-        login_method: str | None = None,
-        failover_strategy: Any = None,
-        **kwargs: Any,
-    ) -> Connection:
-        conf = self.conf
-        transport = transport or conf.broker_transport
-        timeout = self.either("broker_connection_timeout", connect_timeout)
+    def _connection(self, url: Any, **given: Any) -> Connection:
+        """A connection; `given` are the arguments of `connection`, of which others are no error."""
+        conf, find = self.conf, given.get
+        transport = find("transport") or conf.broker_transport
+        timeout = self.either("broker_connection_timeout", find("connect_timeout"))
         options = default_options(transport or _scheme_of(url), timeout)
-        options.update(conf.broker_transport_options, **transport_options or {})
+        options.update(conf.broker_transport_options, **find("transport_options") or {})
         connection: Connection = self.amqp.Connection(
             url,
-            userid or conf.broker_user,
-            password or conf.broker_password,
-            virtual_host or conf.broker_vhost,
-            port or conf.broker_port,
+            find("userid") or conf.broker_user,
+            find("password") or conf.broker_password,
+            find("virtual_host") or conf.broker_vhost,
+            find("port") or conf.broker_port,
             transport=transport,
-            ssl=self.either("broker_use_ssl", ssl),
-            heartbeat=heartbeat,
-            login_method=login_method or conf.broker_login_method,
-            failover_strategy=failover_strategy or conf.broker_failover_strategy,
+            ssl=self.either("broker_use_ssl", find("ssl")),
+            heartbeat=find("heartbeat"),
+            login_method=find("login_method") or conf.broker_login_method,
+            failover_strategy=find("failover_strategy") or conf.broker_failover_strategy,
             transport_options=options,
             connect_timeout=timeout,
         )
@@ -383,7 +369,7 @@ class Connections:
                 if self._pool is None:
                     self._pool = self.connection_for_write().Pool(self.conf.broker_pool_limit or 0)
                     _with_pools.add(self)
-                    _announce_embedded(self.conf.broker_write_url)
+                    _log_embedded(self.conf.broker_write_url)
         return self._pool
 
     @property
@@ -413,7 +399,9 @@ class Connections:
         """As producer_or_acquire, for one message with this retry policy (None: the settings')."""
         if policy is None:
             policy = self.conf.task_publish_retry_policy
-        if producer is not None or not policy or policy.get("max_retries", 0) is not None:
+        # What is no mapping is refused when the policies are merged.
+        is_policy = type(policy) is dict or isinstance(policy, Mapping)
+        if producer is not None or not is_policy or policy.get("max_retries", 0) is not None:
             return self.producer_or_acquire(producer)
         return _Loan(partial(self._acquire_producer, endless=True))
 
@@ -457,16 +445,16 @@ class Connections:
 _creating = threading.RLock()
 
 #: Files of embedded brokers this process has logged.
-_announced: set[str] = set()
+_logged: set[str] = set()
 
 
-def _announce_embedded(url: Any) -> None:
+def _log_embedded(url: Any) -> None:
     # Where the messages are is otherwise a question of the working directory.
     if not isinstance(url, str) or not url.startswith("sqlite:"):
         return
     path = parse_url(url).path
-    if path not in _announced:
-        _announced.add(path)
+    if path not in _logged:
+        _logged.add(path)
         logger.info("Embedded broker: %s", path)
 
 

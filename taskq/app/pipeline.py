@@ -43,11 +43,15 @@ _NO_EXCHANGE = Exchange("")
 class _Message(NamedTuple):
     body: Any
     options: dict[str, Any]
-    told: list[Callable[..., Any]]
+    told: tuple[Callable[..., Any], ...]
 
     @property
     def id(self) -> Any:
         return self.options.get("correlation_id")
+
+
+#: Makes a message of a tuple without calling a Python function.
+_as_message: Callable[[tuple[Any, ...]], _Message] = partial(tuple.__new__, _Message)
 
 
 class Pipeline:
@@ -111,8 +115,8 @@ class Pipeline:
         retry: bool,
         policy: Mapping[str, Any],
         serializer: str,
-        declare: Any = None,
-        **options: Any,
+        declare: Any,
+        options: dict[str, Any],
     ) -> None:
         """Keep a message; raises EncodeError when it cannot be written."""
         # Written now: what the caller changes afterwards is not sent, and an error is the caller's.
@@ -121,11 +125,12 @@ class Pipeline:
             self._entities[id(entity)] = entity
         if not self._messages:
             self._retry = retry, dict(policy or {})
-        self._messages.append(_Message(data, options, []))
+        self._messages.append(_as_message((data, options, ())))
 
     def when_sent(self, announce: Callable[..., Any]) -> None:
         """Call `announce(producer=...)` once the message collected last has been sent."""
-        self._messages[-1].told.append(announce)
+        last = self._messages[-1]
+        self._messages[-1] = last._replace(told=(*last.told, announce))
 
     # -- sending
 

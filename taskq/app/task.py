@@ -27,9 +27,10 @@ from taskq.app.eager import Eager
 from taskq.app.pipeline import BATCH
 from taskq.app.registry import _unpickle_task_v2
 from taskq.app.retry import Retrying
-from taskq.canvas import signature
+from taskq.canvas import Signature
 from taskq.context import Context
 from taskq.exceptions import CDeprecationWarning, MaxRetriesExceededError
+from taskq.protocol import checked_arguments
 from taskq.utils.functional import mattrgetter
 from taskq.utils.imports import instantiate
 from taskq.utils.threads import LocalStack
@@ -37,7 +38,6 @@ from taskq.utils.threads import LocalStack
 if TYPE_CHECKING:
     from taskq.app.base import App
     from taskq.app.models import Models
-    from taskq.canvas import Signature
     from taskq.result import AsyncResult
 
 __all__ = ["Context", "Task"]
@@ -215,7 +215,11 @@ class Task(Retrying, Eager, Awaitable[P, R], Generic[P, R]):
             OperationalError: the broker cannot be reached.
         """
         if self.typing and self.__header__ is not None:
-            self.__header__(*(args or ()), **(kwargs or {}))
+            try:
+                self.__header__(*(args or ()), **(kwargs or {}))
+            except TypeError:
+                checked_arguments(args, kwargs)
+                raise
         if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
             raise ValueError("soft_time_limit must be less than or equal to time_limit")
         if self._models is not None and (options.get("serializer") or self.serializer) != "pickle":
@@ -226,22 +230,16 @@ class Task(Retrying, Eager, Awaitable[P, R], Generic[P, R]):
         defaults = self._exec_options
         if defaults is None:
             defaults = self._settle_options()
-        merged = {"ignore_result": self.ignore_result, "result_cls": self.AsyncResult}
-        merged.update(defaults, **options)
+        merged = {
+            "ignore_result": self.ignore_result, "result_cls": self.AsyncResult,
+            **defaults, **options,
+        }  # fmt: skip
         if self._names_shadow and not shadow:
             shadow = self.shadow_name(args or (), kwargs or {}, merged)
         result: AsyncResult[R] = app.send_task(
-            self.name,
-            args,
-            kwargs,
-            task_id=task_id,
-            producer=producer,
-            link=link,
-            link_error=link_error,
-            shadow=shadow,
-            task_type=self,
-            **merged,
-        )
+            self.name, args, kwargs, task_id=task_id, producer=producer, link=link,
+            link_error=link_error, shadow=shadow, task_type=self, **merged,
+        )  # fmt: skip
         return result
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -303,7 +301,7 @@ class Task(Retrying, Eager, Awaitable[P, R], Generic[P, R]):
     def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
         """A signature of this task: `signature(args, kwargs, options, **more_options)`."""
         starkwargs.setdefault("app", self.app)
-        return cast("Signature", signature(self, args, *starargs, **starkwargs))
+        return Signature(self, args, *starargs, **starkwargs)
 
     subtask = signature
 

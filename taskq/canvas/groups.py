@@ -54,11 +54,17 @@ class group(Signature):
         super().__init__(
             "celery.group",
             (),
-            {"tasks": type(members)(maybe_signature(task, app=app) for task in members)},
+            {
+                "tasks": type(members)([
+                    task if app is None and type(task) is Signature
+                    else maybe_signature(task, app=app)
+                    for task in members
+                ])
+            },
             options,
             subtask_type="group",
             app=app,
-        )
+        )  # fmt: skip
 
     @property
     def tasks(self) -> Any:

@@ -31,6 +31,11 @@ V = TypeVar("V")
 _FROZEN_OPTIONS = frozenset({"group_id", "stamped_headers"})
 
 
+def is_mapping(given: Any) -> bool:
+    """Is it a mapping? Tasks, of which most signatures are made, are none at the first look."""
+    return hasattr(type(given), "__getitem__") and isinstance(given, Mapping)
+
+
 def task_name_from(task: Any) -> str:
     """The name of a task, given as the task or as its name."""
     name: str = getattr(task, "name", task)
@@ -124,7 +129,7 @@ class Signature(dict[str, Any]):
         **ex: Any,
     ) -> None:
         self._app = app
-        if isinstance(task, Mapping):
+        if is_mapping(task):
             # Copied as it is; keys that a hand-written mapping left out get their defaults.
             super().__init__(
                 task=None, args=(), kwargs={}, options={}, subtask_type=None, immutable=False
@@ -141,7 +146,7 @@ class Signature(dict[str, Any]):
             task=name,
             args=tuple(args or ()),
             kwargs=kwargs or {},
-            options={**(options or {}), **ex},
+            options={**options, **ex} if options else ex,
             subtask_type=subtask_type,
             immutable=immutable,
         )
@@ -326,6 +331,9 @@ class Signature(dict[str, Any]):
     ) -> tuple[Any, Any, Any]:
         """Arguments and options of a call: the signature's own with these added."""
         merged = dict(self["options"])
+        if not merged and options and "stamped_headers" not in options:
+            merged = dict(options)
+            options = None
         for key, value in (options or {}).items():
             if key == "stamped_headers":
                 known = merged.get(key) or ()
@@ -388,7 +396,7 @@ def signature(varies: Any, *args: Any, **kwargs: Any) -> Any:
     """
     if isinstance(varies, Signature):
         return varies.clone()
-    if isinstance(varies, Mapping):
+    if is_mapping(varies):
         return Signature.from_dict(varies, app=kwargs.get("app"))
     return Signature(varies, *args, **kwargs)
 

@@ -6,7 +6,9 @@ the last time, asked for again in the same packet, and mended when it has change
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from collections.abc import Collection
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import BatchPublishError, EncodeError
@@ -14,11 +16,12 @@ from kombu.utils.json import JSONEncoder
 from redis.exceptions import RedisError
 
 from taskq.transports.redis_line import Command, Line
+from taskq.utils.json_writing import build_writer
 from taskq.utils.text import build_task_id
 
 __all__ = ("PublishBatch", "Publishing")
 
-_encode = JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_encode = build_writer(JSONEncoder(separators=(",", ":"), check_circular=False))
 
 #: Characters of messages to one list that are pushed by one command.
 PIECE = 256 * 1024
@@ -56,9 +59,25 @@ class Publishing(Base):
         else:
             self.line.ask(*self.build_commands(message, payload, exchange, routing_key))
 
-    def as_payload(self, message: dict[str, Any], exchange: str, routing_key: str) -> str:
-        """Give a message as it is stored."""
-        self._inplace_augment_message(message, exchange, routing_key)
+    def encode_body(self, body: Any, encoding: str | None = None) -> tuple[Any, str | None]:
+        """Give a body as text that JSON can hold: what kombu gives, in two calls instead of six."""
+        if encoding != "base64":
+            encoded: tuple[Any, str | None] = super().encode_body(body, encoding)
+            return encoded
+        data = body.encode() if isinstance(body, str) else body
+        return b2a_base64(data, newline=False).decode("ascii"), encoding
+
+    def as_payload(
+        self, message: dict[str, Any], exchange: str, routing_key: str, tag: str | None = None
+    ) -> str:
+        """Give a message as it is stored, under a delivery tag that no other message has."""
+        # What kombu's _inplace_augment_message does, in a third of the time.
+        properties = message["properties"]
+        message["body"], properties["body_encoding"] = self.encode_body(
+            message["body"], self.body_encoding
+        )
+        properties["delivery_tag"] = tag or self._next_delivery_tag()
+        properties["delivery_info"].update(exchange=exchange, routing_key=routing_key)
         try:
             return _encode(message)
         except (TypeError, ValueError, RecursionError) as exc:
@@ -117,7 +136,10 @@ class Publishing(Base):
     def _build_pushes(
         self, queues: Collection[str], message: dict[str, Any], payload: str
     ) -> list[Command]:
-        priority = self._get_message_priority(message, reverse=False)
+        # Most messages say nothing of it.
+        priority = (message.get("properties") or {}).get("priority")
+        if type(priority) is not int or priority:
+            priority = self._get_message_priority(message, reverse=False)
         prefix = self.global_keyprefix
         commands: list[Command] = []
         for queue in queues:
@@ -216,6 +238,9 @@ class PublishBatch:
         self._max_size = max_size
         self._commands: list[Command] = []
         self._count = 0
+        #: Delivery tags are this, which no other batch has, and a number.
+        self._tag = build_task_id()[:24]
+        self._numbers = count()
         #: Where the last message went; None unless its command, `_pushes`, takes more messages.
         self._place: tuple[Any, ...] | None = None
         self._pushes: list[Any] = []
@@ -226,7 +251,8 @@ class PublishBatch:
         self, message: dict[str, Any], exchange: str = "", routing_key: str = "", **_: Any
     ) -> None:
         """Collect a message; sends all when there are enough."""
-        payload = self.channel.as_payload(message, exchange, routing_key)
+        tag = f"{self._tag}{next(self._numbers):012x}"
+        payload = self.channel.as_payload(message, exchange, routing_key, tag)
         place = (exchange, routing_key, message["properties"].get("priority"))
         self._room -= len(payload)
         if place == self._place and self._room > 0:

@@ -132,6 +132,13 @@ def test_bind_and_base() -> None:
     assert type(task).calls == 1
 
 
+def test_a_base_that_is_no_class() -> None:
+    app = Celery(set_as_current=False)
+    app.task(name="named", base="proj:Base")(lambda: None)
+    with pytest.raises(TypeError, match=r"base of the task named must be a class, not 'proj:Base'"):
+        app.finalize()
+
+
 def test_main_module_is_named_after_the_app() -> None:
     app = make_app("proj")
     assert app.gen_task_name("add", "__main__") == "proj.add"

@@ -266,3 +266,25 @@ class TestBareRouter:
             with pytest.raises(TypeError, match="a router must return the name of a queue"):
                 router.expand_destination(nonsense)
         assert router.lookup_route("t") is None
+
+
+def test_a_router_sees_the_options_of_the_task_and_of_the_call():
+    seen = []
+
+    def look(name, args, kwargs, options, task=None, **_):
+        seen.append((options.get("serializer"), options.get("ignore_result", "not said")))
+
+    app = Celery("routed", broker="memory://", backend=None, set_as_current=False)
+    app.conf.task_routes = (look,)
+    plain = app.task(lambda: None, name="plain", lazy=False, ignore_result=True)
+    plain.delay()
+    plain.apply_async(serializer="pickle", ignore_result=False)
+    app.send_task("unknown")
+    app.send_task("unknown", serializer="pickle", ignore_result=None)
+    assert seen == [
+        ("json", True),
+        ("pickle", False),
+        (None, "not said"),
+        ("pickle", None),
+    ]
+    app.close()
