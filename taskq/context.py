@@ -21,7 +21,6 @@ class Context:
     """
 
     _children: list[Any] | None = None
-    _protected = 0
     #: `max_retries` of a `retry()` made in this run; an autoretry keeps to it.
     _retry_limit: int | None = None
     args: Any = None

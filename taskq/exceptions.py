@@ -47,8 +47,9 @@ from __future__ import annotations
 import numbers
 from collections.abc import Iterable
 from datetime import datetime
+from importlib import import_module
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from billiard.exceptions import (
     SoftTimeLimitExceeded,
@@ -56,12 +57,14 @@ from billiard.exceptions import (
     TimeLimitExceeded,
     WorkerLostError,
 )
-from click import ClickException
 from kombu.exceptions import BatchPublishError as _BatchPublishError
 from kombu.exceptions import OperationalError
 from kombu.utils.encoding import safe_repr
 
 from taskq.utils.text import closest
+
+if TYPE_CHECKING:
+    from taskq.utils.command_exception import CeleryCommandException as CeleryCommandException
 
 __all__ = (
     "reraise",
@@ -408,12 +411,11 @@ class WorkerShutdown(SystemExit):
     """Stop the worker when the tasks that run have ended."""
 
 
-class CeleryCommandException(ClickException):
-    """A command ends with a message and an exit code."""
-
-    exit_code: int  # type: ignore[misc]  # click has a class variable, Celery one per error
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message=message)
-        self.exit_code = exit_code
+def __getattr__(name: str) -> Any:
+    if name == "CeleryCommandException":
+        # With it comes click, which clients that send tasks do without.
+        module = import_module("taskq.utils.command_exception")
+        value = globals()[name] = module.CeleryCommandException
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -15,19 +15,23 @@ Consumers work on protocol 2 only: `from_task_v1` and `hybrid_to_proto2` convert
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, tzinfo
 from datetime import timezone as _timezone
+from functools import partial
+from math import isfinite
 from typing import Any, NamedTuple
 
 from taskq.exceptions import InvalidTaskError
 from taskq.utils.text import saferepr
+from taskq.utils.time import parse_iso8601
 
 __all__ = (
     "EMBED_KEYS",
     "TaskMessage",
     "as_task_v1",
     "as_task_v2",
+    "checked_arguments",
     "from_task_v1",
     "from_task_v2",
     "hybrid_to_proto2",
@@ -92,6 +96,10 @@ class TaskMessage(NamedTuple):
     sent_event: dict[str, Any] | None
 
 
+#: Makes a TaskMessage of a tuple without calling a Python function.
+_as_message: Callable[[tuple[Any, ...]], TaskMessage] = partial(tuple.__new__, TaskMessage)
+
+
 def as_task_v2(
     task_id: str,
     name: str,
@@ -123,6 +131,7 @@ def as_task_v2(
     stamped_headers: Sequence[str] | None = None,
     replaced_task_nesting: int = 0,
     *,
+    clock: Callable[[], datetime] | None = None,
     argsrepr_maxsize: int = 1024,
     kwargsrepr_maxsize: int = 1024,
     repr_maxlevels: int | None = 3,
@@ -130,20 +139,20 @@ def as_task_v2(
 ) -> TaskMessage:
     """The message of protocol 2 for one call.
 
-    `countdown` and numeric `expires` are seconds from `now`, which must then be given; a naive
-    `now` is UTC and shown in `timezone`. Stamps named in `stamped_headers` are taken from
-    `options`. Raises TypeError when args or kwargs are not what a call takes.
+    `countdown` and numeric `expires` are seconds from `now`, for which `clock` is asked when it is
+    not given; a naive `now` is UTC and shown in `timezone`. Stamps named in `stamped_headers` are
+    taken from `options`. Raises TypeError when args or kwargs are not what a call takes.
     """
-    args, kwargs = _checked_arguments(args, kwargs)
+    args, kwargs = checked_arguments(args, kwargs)
     if countdown or expires is not None or eta is not None:
-        eta, expires = _moments(countdown, eta, expires, now, timezone)
+        eta, expires = _moments(countdown, eta, expires, now, clock, timezone)
     if argsrepr is None:
         argsrepr = repr_of_args(args, argsrepr_maxsize, repr_maxlevels)
     if kwargsrepr is None:
         kwargsrepr = repr_of_kwargs(kwargs, kwargsrepr_maxsize, repr_maxlevels)
     if not root_id:
         root_id = task_id
-    return TaskMessage(
+    return _as_message((
         {
             "lang": "py",
             "task": name,
@@ -177,7 +186,7 @@ def as_task_v2(
         )
         if create_sent_event
         else None,
-    )
+    ))  # fmt: skip
 
 
 def as_task_v1(
@@ -205,14 +214,15 @@ def as_task_v1(
     timezone: tzinfo | None = None,
     *,
     utc: bool = True,
+    clock: Callable[[], datetime] | None = None,
     argsrepr_maxsize: int = 1024,
     kwargsrepr_maxsize: int = 1024,
     repr_maxlevels: int | None = 3,
     **compat_kwargs: Any,
 ) -> TaskMessage:
     """The message of protocol 1 for one call; takes what `as_task_v2` takes and drops the rest."""
-    args, kwargs = _checked_arguments(args, kwargs)
-    eta, expires = _moments(countdown, eta, expires, now, timezone)
+    args, kwargs = checked_arguments(args, kwargs)
+    eta, expires = _moments(countdown, eta, expires, now, clock, timezone)
     return TaskMessage(
         {},
         {"correlation_id": task_id, "reply_to": reply_to or ""},
@@ -255,6 +265,8 @@ def seconds_until(expires: float | datetime | str, now: datetime) -> float:
     A naive datetime is UTC, as the worker reads it. Negative when the moment has passed.
     """
     if isinstance(expires, numbers.Real):
+        if not isfinite(expires):
+            raise ValueError(f"expires must be a number of seconds, not {expires!r}")
         return expires
     moment: Any = expires
     if isinstance(moment, str):
@@ -295,9 +307,10 @@ def repr_of_kwargs(kwargs: Mapping[str, Any], maxsize: int, maxlevels: int | Non
     return saferepr(kwargs, maxsize, maxlevels or 0)
 
 
-def _checked_arguments(
+def checked_arguments(
     args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
 ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments of a call, empty ones for None; TypeError when they are not of these kinds."""
     if args is None:
         args = ()
     elif not isinstance(args, _PLAIN_CONTAINERS):
@@ -319,8 +332,11 @@ def _moments(
     eta: datetime | str | None,
     expires: float | datetime | str | None,
     now: datetime | None,
+    clock: Callable[[], datetime] | None,
     zone: tzinfo | None,
 ) -> tuple[str | None, str | None]:
+    if now is None and clock is not None and (countdown or expires is not None):
+        now = clock()
     if countdown:
         eta = _after(countdown, "countdown", now, zone)
     if isinstance(expires, numbers.Real):
@@ -340,14 +356,23 @@ def _after(seconds: Any, option: str, now: datetime | None, zone: tzinfo | None)
         raise TypeError(f"{option}={seconds!r} counts from `now`, which was not given")
     if now.tzinfo is None:
         now = _aware(now).astimezone(zone or UTC)
-    # By way of UTC: across a change to or from summer time an hour is still 3600 seconds.
-    moment = now.astimezone(UTC) + timedelta(seconds=float(seconds))
-    return moment.astimezone(now.tzinfo)
+    try:
+        # By way of UTC: across a change to or from summer time an hour is still 3600 seconds.
+        moment = now.astimezone(UTC) + timedelta(seconds=float(seconds))
+        return moment.astimezone(now.tzinfo)
+    except (ValueError, OverflowError) as exc:
+        raise type(exc)(
+            f"{option}={seconds!r} is no moment in the calendar: expected seconds from now"
+        ) from None
 
 
 def _iso_text(moment: Any, option: str) -> str | None:
-    if moment is None or isinstance(moment, str):
+    if isinstance(moment, str):
+        if moment and option == "eta":
+            _check_eta(moment)
         return moment
+    if moment is None:
+        return None
     try:
         return moment.isoformat()  # type: ignore[no-any-return]  # date and datetime both do
     except AttributeError:
@@ -355,6 +380,14 @@ def _iso_text(moment: Any, option: str) -> str | None:
         if option == "expires":
             expected = f"a number of seconds, {expected}"
         raise TypeError(f"{option} must be {expected}, not {moment!r:.80}") from None
+
+
+def _check_eta(text: str) -> None:
+    # A worker would refuse the message, and its sender wait for a task that never runs.
+    try:
+        parse_iso8601(text)
+    except ValueError as exc:
+        raise ValueError(f"eta: {exc}") from None
 
 
 def _aware(moment: datetime) -> datetime:

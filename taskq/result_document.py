@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from dateutil.parser import isoparse
 from vine import promise
 
 from taskq import states
@@ -19,6 +18,7 @@ from taskq._state import app_or_default
 from taskq.exceptions import IncompleteStream
 from taskq.joining import ResultBase
 from taskq.utils.graph import DependencyGraph, GraphFormatter
+from taskq.utils.time import isoparse
 
 if TYPE_CHECKING:
     from taskq.app.base import App

@@ -17,13 +17,14 @@ HIDDEN_SETTINGS = re.compile(
     "API|TOKEN|KEY|SECRET|PASS|PROFANITIES_LIST|SIGNATURE|DATABASE|BEAT_DBURI", re.IGNORECASE
 )
 
+# Texts: `re` keeps them compiled once they are used, and most processes never show a setting.
 # In a list of URLs each begins with its scheme; a `;` inside one begins nothing.
-_URL_BREAK = re.compile(r"([;,\s]+)(?=[\w+.-]+://)")
-_PASSWORD = re.compile(r"(?<=://)([^:/?#@]*):([^/?#]*)@")
+_URL_BREAK = r"([;,\s]+)(?=[\w+.-]+://)"
+_PASSWORD = r"(?<=://)([^:/?#@]*):([^/?#]*)@"
 # A password with a bare slash in it ends the host for a parser, not for a reader of the log.
-_WILD_PASSWORD = re.compile(r"(?<=://)([^:/?#@]*):(?!\d+[/?#])(.*)@")
-_QUERY_SECRET = re.compile(r"([?&][^=&#]*(?:pass|secret|token|key)[^=&#]*=)[^&#;]+", re.IGNORECASE)
-_CONNECTION_SECRET = re.compile(r"((?:AccountKey|SharedAccessSignature)=)[^;]+", re.IGNORECASE)
+_WILD_PASSWORD = r"(?<=://)([^:/?#@]*):(?!\d+[/?#])(.*)@"
+_QUERY_SECRET = r"(?i)([?&][^=&#]*(?:pass|secret|token|key)[^=&#]*=)[^&#;]+"
+_CONNECTION_SECRET = r"(?i)((?:AccountKey|SharedAccessSignature)=)[^;]+"
 
 
 def filter_hidden_settings(conf: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -57,14 +58,14 @@ def sanitize_url(url: Any, mask: str = MASK) -> Any:
     if not isinstance(url, str) or "://" not in url:
         return url
     return "".join(
-        _sanitize_one(part, mask) if "://" in part else part for part in _URL_BREAK.split(url)
+        _sanitize_one(part, mask) if "://" in part else part for part in re.split(_URL_BREAK, url)
     )
 
 
 def _sanitize_one(url: str, mask: str) -> str:
-    hidden, count = _PASSWORD.subn(lambda found: f"{found[1]}:{mask}@", url)
+    hidden, count = re.subn(_PASSWORD, lambda found: f"{found[1]}:{mask}@", url)
     if not count:
-        hidden = _WILD_PASSWORD.sub(lambda found: f"{found[1]}:{mask}@", url)
+        hidden = re.sub(_WILD_PASSWORD, lambda found: f"{found[1]}:{mask}@", url)
     for pattern in (_QUERY_SECRET, _CONNECTION_SECRET):
-        hidden = pattern.sub(lambda found: found[1] + mask, hidden)
+        hidden = re.sub(pattern, lambda found: found[1] + mask, hidden)
     return hidden

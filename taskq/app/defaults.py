@@ -62,10 +62,12 @@ NAMESPACES: dict[str, Any] = {
 NAMES: dict[str, str] = {
     "amqp": "celery.app.amqp:AMQP",
     "beat": "celery.apps.beat:Beat",
+    "build_tracer": "celery.app.trace:build_tracer",
     "control": "celery.app.control:Control",
     "django": "celery.fixups.django:fixup",
     "events": "celery.app.events:Events",
     "log": "celery.app.log:Logging",
+    "models": "celery.app.models:Models",
     "registry": "celery.app.registry:TaskRegistry",
     "request": "celery.worker.request:Request",
     "strategy": "celery.worker.strategy:default",

@@ -12,10 +12,11 @@ from kombu.utils.uuid import uuid
 
 from taskq import states
 from taskq._state import get_current_worker_task
-from taskq.app import trace
+from taskq.app.defaults import NAMES
 from taskq.exceptions import Retry
 from taskq.result import EagerResult
 from taskq.utils.functional import maybe_list
+from taskq.utils.imports import symbol_by_name
 from taskq.utils.nodenames import gethostname
 
 __all__ = ("Eager",)
@@ -68,8 +69,9 @@ class Eager:
             logfile=logfile,
             loglevel=loglevel or 0,
         )
-        # Through the module: agents replace build_tracer.
-        run = trace.build_tracer(self.name, self, eager=True, propagate=throw, app=app)
+        # Looked up in its module: agents replace it. Clients that only send do not load it.
+        build_tracer = symbol_by_name(NAMES["build_tracer"])
+        run = build_tracer(self.name, self, eager=True, propagate=throw, app=app)
         args = () if args is None else args
         ended = run(task_id, args, {} if kwargs is None else kwargs, request)
         if ended.info is None:

@@ -5,7 +5,7 @@ Serves step 4 of the journey; kombu does the writing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kombu import compression
@@ -14,10 +14,12 @@ from kombu.serialization import dumps, pickle_protocol, registry
 from kombu.utils import json
 
 from taskq.exceptions import UnknownCompression
+from taskq.utils.json_writing import build_writer
 from taskq.utils.serialization import pickle_dumps, pickle_loads
 from taskq.utils.text import closest
 
 __all__ = (
+    "check_accepted",
     "check_compression",
     "explain_unwritable",
     "not_installed",
@@ -59,6 +61,20 @@ def not_installed(what: str, name: str | None) -> str:
     return f"No encoder installed for {name}: {what} {name!r} is not known here; {hint}"
 
 
+def check_accepted(setting: str, names: Iterable[str] | None) -> None:
+    """Raise SerializerNotInstalled when a setting accepts what no serializer here is called."""
+    for name in names or ():
+        if isinstance(name, str) and ("/" in name or name in registry.name_to_type):
+            continue
+        if name == "auth":
+            why = not_installed("serializer", name)
+        else:
+            known = sorted(registry.name_to_type)
+            near = closest(str(name), known)
+            why = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
+        raise SerializerNotInstalled(f"{setting} names {name!r}, which is not known here: {why}")
+
+
 def write_body(body: Any, serializer: str) -> tuple[str, str, Any]:
     """Content type, encoding and bytes or text of a body; SerializerNotInstalled, EncodeError."""
     codec = registry._encoders.get(serializer)
@@ -89,7 +105,7 @@ def register_json() -> None:
     """
     own = registry._encoders.get("json")
     if own is not None and own.encoder is json.dumps:
-        registry._encoders["json"] = own._replace(encoder=json.JSONEncoder().encode)
+        registry._encoders["json"] = own._replace(encoder=build_writer(json.JSONEncoder()))
 
 
 def register_pickle() -> None:

@@ -32,6 +32,7 @@ from taskq.utils.log import (
 )
 from taskq.utils.log_handlers import FileHandler, StreamHandler
 from taskq.utils.nodenames import node_format
+from taskq.utils.signalling import Signal
 from taskq.utils.term import colored
 
 __all__ = ["Logging", "TaskFormatter"]
@@ -158,14 +159,7 @@ class Logging:
                 )
                 if loglevel:
                     logger.setLevel(loglevel)
-                signals.after_setup_logger.send(
-                    sender=None,
-                    logger=logger,
-                    loglevel=loglevel,
-                    logfile=logfile,
-                    format=format,
-                    colorize=colorize,
-                )
+                _tell(signals.after_setup_logger, logger, loglevel, logfile, format, colorize)
         set_default_encoding_file(sys.__stderr__)
         # The process library's children set their own logger up by these.
         os.environ.update(
@@ -200,14 +194,7 @@ class Logging:
         logger.setLevel(loglevel)
         # Logging takes an int here, and code that compares the two finds one.
         logger.propagate = int(propagate)  # type: ignore[assignment]  # Celery's value
-        signals.after_setup_task_logger.send(
-            sender=None,
-            logger=logger,
-            loglevel=loglevel,
-            logfile=logfile,
-            format=format,
-            colorize=colorize,
-        )
+        _tell(signals.after_setup_task_logger, logger, loglevel, logfile, format, colorize)
         return logger
 
     def setup_handlers(
@@ -268,6 +255,19 @@ class Logging:
     def get_default_logger(self, name: str = "celery", **kwargs: Any) -> logging.Logger:
         """The logger above all of ours."""
         return get_logger(name)
+
+
+def _tell(
+    signal: Signal, logger: Any, loglevel: Any, logfile: Any, format: str, colorize: bool
+) -> None:
+    signal.send(
+        sender=None,
+        logger=logger,
+        loglevel=loglevel,
+        logfile=logfile,
+        format=format,
+        colorize=colorize,
+    )
 
 
 def _has_handler(logger: logging.Logger) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from dateutil.parser import isoparse
 from kombu.transport.native_delayed_delivery import (
     MAX_LEVEL,
     MAX_NUMBER_OF_BITS_TO_USE,
     calculate_routing_key,
     level_name,
 )
+
+from taskq.utils.time import isoparse
 
 if TYPE_CHECKING:
     from taskq.app.amqp import AMQP

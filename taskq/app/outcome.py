@@ -167,11 +167,8 @@ class TraceInfo:
         self._log_error(task, req, einfo)
         return einfo
 
-    def handle_reject(self, task: Any, req: Context, **kwargs: Any) -> ExceptionInfo:
-        """The worker will give the message back to the broker."""
-        einfo = _exception_info(self.retval)
-        self._log_error(task, req, einfo)
-        return einfo
+    #: As quietly: the worker gives the message back to the broker.
+    handle_reject = handle_ignore
 
     def _log_error(self, task: Any, req: Context, einfo: ExceptionInfo) -> None:
         error = self.retval

@@ -26,12 +26,12 @@ from kombu.utils.functional import maybe_list
 from vine import starpromise
 
 from taskq._state import _announce_app_finalized, connect_on_app_finalize
-from taskq.app.models import Models
+from taskq.app.defaults import NAMES
 from taskq.app.retry import add_autoretry_behaviour
 from taskq.exceptions import DuplicateTaskNameWarning
 from taskq.signals import import_modules
 from taskq.utils.functional import head_from_fun
-from taskq.utils.imports import gen_task_name, symbol_by_name
+from taskq.utils.imports import gen_task_name, instantiate, symbol_by_name
 from taskq.utils.proxy import PromiseProxy, maybe_evaluate
 from taskq.utils.signalling import Signal
 
@@ -199,10 +199,14 @@ class Registration:
             self._warn_of_duplicate(name, existing, fun, FIRST_STAYS)
             return existing
         base = base or self.Task
+        if not isinstance(base, type):
+            raise TypeError(f"the base of the task {name} must be a class, not {base!r}")
         models, body = None, fun
         if pydantic:
             context = {**(pydantic_context or {}), "celery_app": self, "celery_task_name": name}
-            models = Models(fun, bind, name, pydantic_strict, context, pydantic_dump_kwargs)
+            models = instantiate(
+                NAMES["models"], fun, bind, name, pydantic_strict, context, pydantic_dump_kwargs
+            )
             body = models.wrap()
         run = body if bind else staticmethod(body)
         attributes = {

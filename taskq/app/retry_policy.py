@@ -22,8 +22,12 @@ _KEYS = frozenset(
 def merge_policy(policy: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The policy of the settings with what a call gives laid over it.
 
-    Raises TypeError for a key that no policy has, naming the closest.
+    Raises TypeError for what is no mapping, and for a key that no policy has, naming the closest.
     """
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"retry_policy must be a mapping such as {{'max_retries': 3}}, not {given!r:.80}"
+        )
     unknown = given.keys() - _KEYS
     if unknown:
         name = min(unknown)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
 
+from taskq.app.queues import check_queue_name
 from taskq.exceptions import ImproperlyConfigured, QueueNotFound
 from taskq.utils.imports import symbol_by_name
 from taskq.utils.text import closest
@@ -37,11 +38,16 @@ class MapRoute:
     def __init__(self, map: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> None:
         self.map: dict[str, Any] = {}
         self.patterns: OrderedDict[re.Pattern[str], Any] = OrderedDict()
-        for name, route in map.items() if isinstance(map, Mapping) else map:
+        for name, route in map.items() if isinstance(map, Mapping) else _pairs(map):
             if isinstance(name, re.Pattern):
                 self.patterns[name] = route
-            elif "*" in name:
+            elif isinstance(name, str) and "*" in name:
                 self.patterns[re.compile(fnmatch.translate(name))] = route
+            elif not isinstance(name, str):
+                raise ImproperlyConfigured(
+                    "task_routes: expected the name of a task, a pattern or a compiled regular "
+                    f"expression, got {name!r:.80}"
+                )
             else:
                 self.map[name] = route
 
@@ -146,15 +152,32 @@ class Router:
             return self.queues[queue]  # type: ignore[no-any-return]  # a dict of queues
         except KeyError:
             raise QueueNotFound(_not_found(queue, self.queues)) from None
+        except TypeError:
+            # What cannot be hashed is the name of nothing.
+            check_queue_name(queue)
+            raise
 
 
 def expand_router_string(router: Any) -> Any:
     """The router an import path names; a class of routers is made an instance."""
     if isinstance(router, str):
-        router = symbol_by_name(router)
+        router = _import(router)
     if isinstance(router, type) and hasattr(router, "route_for_task"):
         return router()
     return router
+
+
+def _import(path: str) -> Any:
+    try:
+        return symbol_by_name(path)
+    except (ImportError, AttributeError, ValueError) as exc:
+        hint = "; (pattern, route) pairs go into a list" if "*" in path else ""
+        said = f"task_routes names a router that cannot be imported, {path!r}: {exc}{hint}"
+        # Of the class that the import raises: callers may look for it.
+        for kind in (ModuleNotFoundError, ImportError, AttributeError):
+            if isinstance(exc, kind):
+                raise kind(said) from exc
+        raise ValueError(said) from exc
 
 
 def prepare(routes: Any) -> Sequence[Any]:
@@ -182,6 +205,15 @@ def _as_router(route: Any) -> Any:
             f"or an object with route_for_task(), got {route!r:.80}"
         )
     return router
+
+
+def _pairs(items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    for item in items:
+        if not isinstance(item, (list, tuple)) or len(item) != 2:
+            raise ImproperlyConfigured(
+                f"task_routes: expected a pair of (pattern, route), got {item!r:.80}"
+            )
+        yield item[0], item[1]
 
 
 def _is_pair(item: Any) -> bool:

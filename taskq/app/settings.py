@@ -118,12 +118,6 @@ class Settings(ConfigurationView):
         except ValueError as exc:
             raise ImproperlyConfigured(_wrong_value(name, value, str(exc))) from None
 
-    def get(self, key: str, default: Any = None) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
     def first(self, *keys: str) -> Any:
         """The first value that is set and not None."""
         return next((value for key in keys if (value := self.get(key)) is not None), None)

@@ -70,7 +70,9 @@ def by_name(
     `extension_namespace` (and of taskq.result_backends). Raises UnknownBackend naming the closest
     one, ImproperlyConfigured for a path that leads nowhere or a backend this version has not.
     """
-    backend = backend or "disabled"
+    if not backend:
+        # None was named: nothing has to be looked for in the installed packages.
+        return symbol_by_name(BACKEND_ALIASES["disabled"])
     if not isinstance(backend, str):
         return backend
     aliases = _known_names(loader, extension_namespace)

@@ -40,7 +40,6 @@ class TaskPool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         return {
             **super()._get_info(),
-            "max-concurrency": 1,
             "processes": [os.getpid()],
             "max-tasks-per-child": None,
             "put-guarded-by-semaphore": self.putlocks,

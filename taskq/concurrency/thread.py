@@ -140,7 +140,6 @@ class TaskPool(BasePool):
             self._make_reports()
         self._make_reports()
         close_home()
-        super().on_stop()
 
     def on_terminate(self) -> None:
         """Start nothing more, cancel coroutines; threads cannot be ended."""
@@ -156,11 +155,7 @@ class TaskPool(BasePool):
         self._make_reports()
 
     def _get_info(self) -> dict[str, Any]:
-        return {
-            **super()._get_info(),
-            "max-concurrency": self.limit,
-            "threads": len(self.executor._threads),
-        }
+        return {**super()._get_info(), "threads": len(self.executor._threads)}
 
 
 def _call(call: Callable[..., Any], *args: Any) -> None:

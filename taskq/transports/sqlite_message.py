@@ -6,7 +6,6 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from dateutil.parser import isoparse
 from kombu.exceptions import EncodeError
 from kombu.message import Message as BaseMessage
 from kombu.transport import virtual
@@ -14,10 +13,12 @@ from kombu.utils.json import JSONEncoder
 from kombu.utils.json import loads as load_typed
 
 from taskq.transports.sqlite_store import Outgoing, Reserved
+from taskq.utils.json_writing import build_writer
+from taskq.utils.time import isoparse
 
 HIGHEST_PRIORITY = 9
 
-_encode = JSONEncoder(separators=(",", ":")).encode
+_encode = build_writer(JSONEncoder(separators=(",", ":")))
 _decode = json.JSONDecoder().decode
 
 
@@ -69,24 +70,18 @@ def as_outgoing(message: dict[str, Any], exchange: str, routing_key: str, now: f
         raise EncodeError(
             f"The headers or properties of a message hold what JSON cannot: {exc}"
         ) from exc
-    priority = properties.get("priority")
+    priority = properties.get("priority") or 0
     eta = headers.get("eta")
     expiration = properties.get("expiration")
     return Outgoing(
         exchange,
         routing_key,
-        HIGHEST_PRIORITY - min(max(priority, 0), HIGHEST_PRIORITY)
-        if priority
-        else HIGHEST_PRIORITY,
+        HIGHEST_PRIORITY - min(max(priority, 0), HIGHEST_PRIORITY),
         read_due(eta, now) if eta else None,
         now + float(expiration) / 1000 if expiration is not None else None,
         head,
-        body if isinstance(body, bytes) else _as_bytes(body),
+        body.encode() if isinstance(body, str) else bytes(body),
     )
-
-
-def _as_bytes(body: Any) -> bytes:
-    return body.encode("utf-8") if isinstance(body, str) else bytes(body)
 
 
 def read_due(eta: Any, now: float) -> float | None:

@@ -132,7 +132,3 @@ class CallableSignature(CallableTask):
     @abstractmethod
     def __invert__(self) -> Any:
         """Run and wait."""
-
-    @classmethod
-    def __subclasshook__(cls, other: Any) -> Any:
-        return _has_all(other, cls.__required_attributes__) or NotImplemented

@@ -181,7 +181,7 @@ class Evictable:
         except IndexError:
             pass
 
-    def _evict(self, limit: int = 100, range: Any = range) -> None:
+    def _evict(self) -> None:
         raise NotImplementedError(f"{type(self).__name__} must define _evict()")
 
 
@@ -196,36 +196,32 @@ class Messagebuffer(Evictable):
     def __init__(self, maxsize: int | None, iterable: Any = None, deque: Any = deque) -> None:
         self.maxsize = maxsize
         self.data = deque(iterable or [])
-        self._append = self.data.append
-        self._pop = self.data.popleft
-        self._len = self.data.__len__
-        self._extend = self.data.extend
 
     def put(self, item: Any) -> None:
         """Add an item at the end."""
-        self._append(item)
+        self.data.append(item)
         self._drop_surplus()
 
     def extend(self, it: Iterable[Any]) -> None:
         """Add several items."""
-        self._extend(it)
+        self.data.extend(it)
         self._drop_surplus()
 
     def _drop_surplus(self) -> None:
-        while self.maxsize and self._len() > self.maxsize:
+        while self.maxsize and len(self.data) > self.maxsize:
             self.evict()
 
     def take(self, *default: Any) -> Any:
         """Remove and give the oldest item; without one `default`, or Empty is raised."""
         try:
-            return self._pop()
+            return self.data.popleft()
         except IndexError:
             if default:
                 return default[0]
             raise self.Empty() from None
 
-    def _evict(self, limit: int = 100, range: Any = range) -> None:
-        self._pop()
+    def _evict(self) -> None:
+        self.data.popleft()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self)}/{self.maxsize}>"
@@ -234,12 +230,12 @@ class Messagebuffer(Evictable):
         """Takes the items, oldest first."""
         while True:
             try:
-                yield self._pop()
+                yield self.data.popleft()
             except IndexError:
                 return
 
     def __len__(self) -> int:
-        return int(self._len())
+        return len(self.data)
 
     def __contains__(self, item: Any) -> bool:
         return item in self.data
@@ -296,19 +292,14 @@ class BufferMap(OrderedDict[Any, Messagebuffer], Evictable):
     def take(self, key: Any, *default: Any) -> Any:
         """Remove and give the oldest item of a key; without one `default`, or Empty is raised."""
         buf = self.get(key)
-        if buf is None:
+        if not buf:
+            self.pop(key, None)
             if default:
                 return default[0]
             raise self.Empty()
-        try:
-            item = buf.take()
-        except self.Empty:
-            item = default[0] if default else None
-            if not default:
-                raise
-        else:
-            self.total -= 1
-            self.move_to_end(key)
+        item = buf.take()
+        self.total -= 1
+        self.move_to_end(key)
         if not buf:
             del self[key]
         return item
@@ -324,18 +315,16 @@ class BufferMap(OrderedDict[Any, Messagebuffer], Evictable):
         while self.maxsize is not None and self.total > self.maxsize:
             self.evict()
 
-    def _evict(self, limit: int = 100, range: Any = range) -> None:
-        for _ in range(limit):
-            key, buf = next(iter(self.items()), (None, None))
-            if buf is None:
-                raise IndexError()
-            if len(buf):
-                buf.evict()
+    def _evict(self) -> None:
+        while self:
+            key, buf = next(iter(self.items()))
+            dropped = len(buf)
+            buf.evict()
+            if not buf:
+                del self[key]
+            if dropped:
                 self.total -= 1
-                if not buf:
-                    del self[key]
                 return
-            del self[key]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.total}/{self.maxsize}>"

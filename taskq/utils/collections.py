@@ -158,9 +158,6 @@ class ChainMap(MutableMapping[Any, Any]):
         except KeyError:
             raise KeyError(f"Key not found in the first mapping: {key!r}") from None
 
-    def __missing__(self, key: Any) -> Any:
-        raise KeyError(key)
-
     def __getitem__(self, key: Any) -> Any:
         wanted = self._key(key)
         for mapping in self.maps:
@@ -168,7 +165,7 @@ class ChainMap(MutableMapping[Any, Any]):
                 return mapping[wanted]
             except KeyError:
                 pass
-        return self.__missing__(key)
+        raise KeyError(key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.changes[self._key(key)] = value
@@ -182,12 +179,6 @@ class ChainMap(MutableMapping[Any, Any]):
     def clear(self) -> None:
         """Forget the changes."""
         self.changes.clear()
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            return default
 
     def __len__(self) -> int:
         return len(set().union(*self.maps))
@@ -287,22 +278,9 @@ class ConfigurationView(ChainMap, AttributeDictMixin):
                 pass
         raise KeyError(key)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.changes[self._key(key)] = value
-
     def first(self, *keys: Any) -> Any:
         """The first value that is not None among these keys."""
         return next((self[key] for key in keys if self.get(key) is not None), None)
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-    def clear(self) -> None:
-        """Forget the changes."""
-        self.changes.clear()
 
     def __contains__(self, key: Any) -> bool:
         return any(

@@ -29,6 +29,7 @@ __all__ = (
     "home_module",
     "import_from_cwd",
     "instantiate",
+    "lazy_function",
     "load_extension_class_names",
     "load_extension_classes",
     "module_file",
@@ -100,6 +101,19 @@ def symbol_by_name(
 def instantiate(name: Any, *args: Any, **kwargs: Any) -> Any:
     """Call the class of that name: `instantiate("celery.app.log:Logging", app)`."""
     return symbol_by_name(name)(*args, **kwargs)
+
+
+def lazy_function(name: str) -> Callable[..., Any]:
+    """A function that is imported when it is first called: for what most clients never need."""
+    found: Callable[..., Any] | None = None
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal found
+        if found is None:
+            found = symbol_by_name(name)
+        return found(*args, **kwargs)
+
+    return call
 
 
 @contextmanager
@@ -209,8 +223,9 @@ def load_extension_class_names(namespace: str) -> Iterator[tuple[str, str]]:
     if namespace.startswith("celery."):
         groups.append(home_module(namespace))
     seen: set[tuple[str, str]] = set()
+    installed = entry_points()  # once: it opens a file of every installed package
     for group in groups:
-        for point in entry_points(group=group):
+        for point in installed.select(group=group):
             if (point.name, point.value) not in seen:
                 seen.add((point.name, point.value))
                 yield point.name, point.value

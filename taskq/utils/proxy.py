@@ -9,7 +9,7 @@ import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 __all__ = ("Proxy", "PromiseProxy", "maybe_evaluate", "try_import")
 
@@ -106,9 +106,6 @@ class Proxy:
     @__class__.setter
     def __class__(self, klass: Any) -> None:
         raise AttributeError("the class of a proxied object cannot be changed through the proxy")
-
-    def _get_class(self) -> type:
-        return cast(type, self.__class__)
 
     @property
     def __dict__(self) -> Any:  # type: ignore[override]  # the target's

@@ -1,6 +1,7 @@
 """Where an SQLite file of ours is: reads sqlite:/// URLs, creates the file, names what is wrong.
 
-Used only through utils/sqlite.py, which owns the connections.
+utils/sqlite.py, which owns the connections, gives all of it on. Who only reads a URL or knows an
+error imports it from here, and does not load SQLite.
 """
 
 from __future__ import annotations

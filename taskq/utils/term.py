@@ -11,15 +11,16 @@ from kombu.utils.encoding import safe_str
 __all__ = ("colored",)
 
 _RESET_SEQ = "\033[0m"
-_BLACK, _RED, _GREEN, _YELLOW, _BLUE, _MAGENTA, _CYAN, _WHITE = range(8)
+_NAMES = ("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white")
 
 
-def _sequence(code: str) -> str:
-    return f"\033[{code}m"
+def _style(code: str) -> Callable[..., colored]:
+    """A method that gives its texts behind this escape sequence."""
 
+    def style(self: colored, *s: Any) -> colored:
+        return self.node(s, f"\033[{code}m")
 
-def _foreground(color: int) -> str:
-    return _sequence(f"1;{30 + color}")
+    return style
 
 
 class colored:
@@ -36,14 +37,7 @@ class colored:
         self.enabled: bool = platform.system() != "Windows" and kwargs.get("enabled", True)
         self.op: str = kwargs.get("op", "")
         self.names: dict[str, Callable[..., colored]] = {
-            "black": self.black,
-            "red": self.red,
-            "green": self.green,
-            "yellow": self.yellow,
-            "blue": self.blue,
-            "magenta": self.magenta,
-            "cyan": self.cyan,
-            "white": self.white,
+            name: getattr(self, name) for name in _NAMES
         }
 
     def __str__(self) -> str:
@@ -79,65 +73,12 @@ class colored:
         """A part of the text with an escape sequence of its own."""
         return self.__class__(enabled=self.enabled, op=op, *s)  # noqa: B026  (Celery's order)
 
-    def black(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_BLACK))
-
-    def red(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_RED))
-
-    def green(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_GREEN))
-
-    def yellow(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_YELLOW))
-
-    def blue(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_BLUE))
-
-    def magenta(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_MAGENTA))
-
-    def cyan(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_CYAN))
-
-    def white(self, *s: Any) -> colored:
-        return self.node(s, _foreground(_WHITE))
-
-    def bold(self, *s: Any) -> colored:
-        return self.node(s, _sequence("1"))
-
-    def underline(self, *s: Any) -> colored:
-        return self.node(s, _sequence("4"))
-
-    def blink(self, *s: Any) -> colored:
-        return self.node(s, _sequence("5"))
-
-    def reverse(self, *s: Any) -> colored:
-        return self.node(s, _sequence("7"))
-
-    def bright(self, *s: Any) -> colored:
-        return self.node(s, _sequence("8"))
-
-    def ired(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _RED}"))
-
-    def igreen(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _GREEN}"))
-
-    def iyellow(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _YELLOW}"))
-
-    def iblue(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _BLUE}"))
-
-    def imagenta(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _MAGENTA}"))
-
-    def icyan(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _CYAN}"))
-
-    def iwhite(self, *s: Any) -> colored:
-        return self.node(s, _sequence(f"{40 + _WHITE}"))
+    black, red, green, yellow = map(_style, ("1;30", "1;31", "1;32", "1;33"))
+    blue, magenta, cyan, white = map(_style, ("1;34", "1;35", "1;36", "1;37"))
+    bold, underline, blink, reverse, bright = map(_style, "14578")
+    # The same colours behind the text.
+    ired, igreen, iyellow, iblue = map(_style, ("41", "42", "43", "44"))
+    imagenta, icyan, iwhite = map(_style, ("45", "46", "47"))
 
     def reset(self, *s: Any) -> colored:
         """Ends the colours; always shown, as it protects the text that follows."""
