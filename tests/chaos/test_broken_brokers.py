@@ -15,7 +15,7 @@ import pytest
 from contract.loss import Site
 from journey.harness import Worker
 from patience import wait_until
-from servers import Vhost
+from servers import RabbitMQ, Vhost
 
 pytestmark = pytest.mark.long
 
@@ -61,6 +61,13 @@ def strike(site: Site, worker: Worker, blow: str) -> Worker:
     if blow == "broker":
         site.server.kill()
         site.server.start()
+    elif blow == "restart":
+        # Politely: clients are told, and what is in its hands is written down.
+        site.server.restart()
+    elif blow == "app":
+        # RabbitMQ stops and its node stays: what an upgrade of a cluster does.
+        site.server.ctl("stop_app")
+        site.server.ctl("start_app")
     elif blow == "cut":
         site.proxy.cut()
     elif blow == "away":
@@ -83,8 +90,13 @@ def start(site: Site) -> Worker:
     return site.worker("-P", "prefork").wait_ready()
 
 
-@pytest.mark.parametrize("blow", ["kill", "term", "cut", "away", "child", "broker", "mixed"])
+KINDS = ["kill", "term", "cut", "away", "child", "broker", "restart"]
+
+
+@pytest.mark.parametrize("blow", [*KINDS, "app", "mixed"])
 def test_late_acked_tasks_are_not_lost(site: Site, blow: str) -> None:
+    if blow == "app" and not isinstance(site.server, RabbitMQ):
+        pytest.skip("only RabbitMQ has an application to stop")
     seed = int(os.environ.get("TASKQ_CHAOS_SEED", time.time_ns() % 2**32))
     chance = random.Random(seed)
     # A child that is killed must not take its task along.
@@ -97,8 +109,7 @@ def test_late_acked_tasks_are_not_lost(site: Site, blow: str) -> None:
         for at in sorted(chance.sample(range(TASKS // 10, TASKS * 9 // 10), BLOWS)):
             wait_until(lambda at=at: len(started(site)) >= at, f"run {at}", 120,
                        lambda worker=worker: worker.log[-4000:])  # fmt: skip
-            kinds = ["kill", "term", "cut", "away", "child", "broker"]
-            worker = strike(site, worker, chance.choice(kinds) if blow == "mixed" else blow)
+            worker = strike(site, worker, chance.choice(KINDS) if blow == "mixed" else blow)
         wait_until(lambda: ended(site) >= set(names) or is_stuck(site), "the end", 120)
     finally:
         worker.kill()

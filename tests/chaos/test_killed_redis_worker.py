@@ -43,7 +43,7 @@ def survive_kills(chaos: Chaos, url: str, tasks: int, kills: int, seed: int, poo
 
 def test_killed_workers_lose_nothing(tmp_path: Path, redis_url: str) -> None:
     with Chaos(tmp_path, LEASE_S, redis_url) as chaos:
-        survive_kills(chaos, redis_url, tasks=300, kills=3, seed=20261121, pool="prefork")
+        survive_kills(chaos, redis_url, tasks=200, kills=2, seed=20261121, pool="prefork")
 
 
 @pytest.mark.long
@@ -75,7 +75,8 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once(
         first = chaos.start("-P", pool, "-c", "1")
         (result,) = chaos.send("late", [1], 3)
         chaos.wait_until(lambda: chaos.count_runs()[1] == 1, "the task runs")
-        second = chaos.start("-P", pool, "-c", "1")
+        second = chaos.start("-P", pool, "-c", "1", "-l", "INFO")
+        chaos.wait_until(lambda: " ready." in chaos.read_logs(), "the second worker is ready")
         assert result.get(timeout=PATIENCE_S) == 1
         chaos.end(first)
         chaos.end(second)

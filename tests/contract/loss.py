@@ -292,6 +292,9 @@ class LossContract:
         with site.worker("-P", "prefork") as worker:
             result = site.send("late", "cancelled", True)
             site.wait_for("start", "cancelled", worker)
+            # What the worker does not know to run yet goes on, and is settled when it ends.
+            inspect = site.app.control.inspect(timeout=PATIENCE_S, limit=1)
+            wait_until(lambda: any((inspect.active() or {}).values()), "it is known to run")
             self.lose(site, "broken")
             wait_until(lambda: site.count("start", "cancelled") == 2, "run again",
                        report=lambda: worker.log[-6000:])  # fmt: skip

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from journey.harness import Worker, wait_until
 from kombu import Connection, Queue
-from servers import RedisServer, Vhost
+from patience import PATIENCE_S
+from servers import RabbitMQ, RedisServer, Vhost
 from servers.proxy import Proxy
+
+from taskq import App
 
 MODULE = """
 import json, os, time
@@ -177,3 +180,36 @@ def test_a_redis_that_is_frozen_is_left(tmp_path: Path) -> None:
             frozen.wait_for_log("Connection to broker lost")
             server.resume()
             frozen.wait_for_log("Connected to", times=2)
+
+
+def check_moves(first: str, second: str, folder: Path, end_first: Callable[[], None]) -> None:
+    """A worker and a client of two brokers go on with the second, once the first is gone."""
+    url = f"{first};{second}"
+    results = f"sqlite:///{folder}/results.db"
+    both = worker(folder, url, result_backend=results)
+    with both, App("client", broker=url, backend=results, set_as_current=False) as app:
+        both.wait_ready()
+        assert app.send_task("proj.sleep", (0,)).get(timeout=PATIENCE_S) is None
+        end_first()
+        # The client keeps a connection to the first one.
+        result = app.send_task("proj.sleep", (0,))
+        both.wait_for_log("Will retry using next failover")
+        assert result.get(timeout=PATIENCE_S) is None
+        # A new client begins with the first one too.
+        with App("late", broker=url, backend=results, set_as_current=False) as late:
+            assert late.send_task("proj.sleep", (0,)).get(timeout=PATIENCE_S) is None
+
+
+@pytest.mark.long
+def test_the_next_redis_of_a_list(tmp_path: Path) -> None:
+    with RedisServer() as first, RedisServer() as second:
+        check_moves(first.url, second.url, tmp_path, first.kill)
+
+
+@pytest.mark.long
+def test_the_next_rabbitmq_of_a_list(
+    tmp_path: Path, private_rabbitmq: RabbitMQ, rabbitmq_vhost: Vhost
+) -> None:
+    with Vhost(rabbitmq_vhost.broker) as second:
+        first = private_rabbitmq
+        check_moves(first.url, second.url, tmp_path, first.stop)
