@@ -17,14 +17,8 @@ HERE = Path(os.environ["CROSS_FOLDER"])
 SIDE = os.environ["CROSS_SIDE"]
 SERIALIZER = os.environ["CROSS_SERIALIZER"]
 
-app = Celery("crossproj", broker="filesystem://", backend=os.environ["CROSS_RESULTS"])
+app = Celery("crossproj", broker=os.environ["CROSS_BROKER"], backend=os.environ["CROSS_RESULTS"])
 app.conf.update(
-    broker_transport_options={
-        "data_folder_in": str(HERE / "messages"),
-        "data_folder_out": str(HERE / "messages"),
-        "control_folder": str(HERE / "control"),
-        "polling_interval": 0.05,
-    },
     broker_connection_retry_on_startup=True,
     task_serializer=SERIALIZER,
     result_serializer=SERIALIZER,

@@ -202,7 +202,10 @@ class Program:
         (folder / "proj.py").write_text(PROJECT + textwrap.dedent(source))
         settings = _settings_of(folder)
         self.app = Celery("client", set_as_current=False)
-        self.app.conf.update(settings)
+        # Messages are moved in whole: kombu's reader takes one that is still being written.
+        self._outbox, self._inbox = folder / "outbox", folder / "messages"
+        options_here = settings["broker_transport_options"] | {"data_folder_out": str(self._outbox)}
+        self.app.conf.update(settings, broker_transport_options=options_here)
         environment = {
             **os.environ, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore",
             "COMPAT_SETTINGS": json.dumps(settings),
@@ -234,7 +237,10 @@ class Program:
 
     def call(self, name: str, *args: Any, **options: Any) -> Any:
         """Send `proj.<name>` with these arguments; its AsyncResult."""
-        return self.app.send_task(f"proj.{name}", args, **options)
+        result = self.app.send_task(f"proj.{name}", args, **options)
+        for message in self._outbox.iterdir():
+            message.replace(self._inbox / message.name)
+        return result
 
     def finish(self, result: Any) -> Any:
         """Wait until the result is ready; the result itself."""
@@ -254,7 +260,7 @@ class Program:
 
 
 def _settings_of(folder: Path) -> dict[str, Any]:
-    for name in ("messages", "control", "results"):
+    for name in ("messages", "outbox", "control", "results"):
         (folder / name).mkdir(exist_ok=True)
     results = {"taskq": f"sqlite:///{folder}/results.db", "celery": f"file://{folder}/results"}
     return {

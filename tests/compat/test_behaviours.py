@@ -1,7 +1,7 @@
 """Every behaviour of the list is checked on taskq and, in the long run, on Celery 5.7.0.
 
 The checks lie beside this file; `sides.py` says what they are and what they get. Here each side
-runs those that were selected, in one process, and every check is reported as a test of its own.
+runs those that were selected, in two processes, and every check is reported as a test of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,24 @@ CHECKS = [
 DEADLINE_S = 1200
 
 
-def run_side(side: str, python: str, checks: list[str], report: Path) -> dict[str, str]:
+def run_side(side: str, python: str, checks: list[str], folder: Path) -> dict[str, str]:
     """What became of each check: nothing when it passed, else what pytest says."""
+    files = sorted({check.partition("::")[0] for check in checks})
+    halves = [
+        [check for check in checks if files.index(check.partition("::")[0]) % 2 == number]
+        for number in (0, 1)
+    ]
+
+    def run(number: int) -> dict[str, str]:
+        half, report = halves[number], folder / f"report{number}.xml"
+        return _run_checks(side, python, half, report) if half else {}
+
+    with ThreadPoolExecutor(2) as executor:
+        first, second = executor.map(run, (0, 1))
+    return first | second
+
+
+def _run_checks(side: str, python: str, checks: list[str], report: Path) -> dict[str, str]:
     done = subprocess.run(
         [python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(HERE),
          "--confcutdir", str(HERE), "--import-mode=importlib", "-p", "no:cacheprovider",
@@ -54,16 +71,16 @@ def _selected(request: pytest.FixtureRequest, test: str) -> list[str]:
 def on_taskq(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    report = tmp_path_factory.mktemp("taskq") / "report.xml"
-    return run_side("taskq", sys.executable, _selected(request, "test_on_taskq"), report)
+    folder = tmp_path_factory.mktemp("taskq")
+    return run_side("taskq", sys.executable, _selected(request, "test_on_taskq"), folder)
 
 
 @pytest.fixture(scope="session")
 def on_celery(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, celery_python: str
 ) -> dict[str, str]:
-    report = tmp_path_factory.mktemp("celery") / "report.xml"
-    return run_side("celery", celery_python, _selected(request, "test_on_celery"), report)
+    folder = tmp_path_factory.mktemp("celery")
+    return run_side("celery", celery_python, _selected(request, "test_on_celery"), folder)
 
 
 @pytest.mark.parametrize("check", CHECKS)

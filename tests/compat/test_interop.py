@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 import pytest
 from patience import PATIENCE_S, wait_until
 from servers import Vhost, shared_rabbitmq
+
+from taskq import App
 
 HERE = Path(__file__).parent
 
@@ -74,14 +77,15 @@ class Sides:
         return json.loads(done.stdout)
 
     @contextmanager
-    def worker(self, side: str) -> Iterator[Path]:
+    def worker(self, side: str, *options: str) -> Iterator[Path]:
         """A worker of that side; gives its log, and must end with exit code 0."""
         program = ["taskq", "--as-celery"] if side == "taskq" else ["celery"]
         log = self.folder / f"{side}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [self.pythons[side], "-m", *program, "-A", "interopproj", "worker", "-c", "2",
-                 "-l", "INFO", "--without-gossip", "--without-mingle", "-n", f"{side}@%h"],
+                 "-l", "INFO", "--without-gossip", "--without-mingle", "-n", f"{side}@%h",
+                 *options],
                 cwd=self.folder, env={**self.environ, "INTEROP_SIDE": side},
                 stdout=output, stderr=output,
             )  # fmt: skip
@@ -154,3 +158,52 @@ def test_both_workers_on_one_queue(sides: Sides) -> None:
     runs = collections.Counter(number for _, number in sides.notes())
     assert runs == dict.fromkeys(range(count // 2), 2)
     assert {side for side, _ in sides.notes()} == {"taskq", "celery"}
+
+
+EXPIRED = {
+    "at once": {"expires": 0.5},
+    "before its ETA": {"countdown": 5, "expires": 0.5},
+    "after its ETA": {"countdown": 0.2, "expires": 0.5},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("runner", ["celery", "taskq"])
+def test_tasks_that_expired_before_a_worker_started(
+    sides: Sides, broker: str, redis_url: str, runner: str
+) -> None:
+    """Also on RabbitMQ, where messages of Celery's clients end at that moment, unheard."""
+    with App("client", broker=broker, backend=redis_url, set_as_current=False) as app:
+        app.conf.task_default_queue = "interop"
+        for name, options in EXPIRED.items():
+            app.send_task("interopproj.add", (1, 2), task_id=name, **options)
+        moment = time.monotonic() + 0.6
+        wait_until(lambda: time.monotonic() > moment, "all have expired")
+        living = app.send_task("interopproj.add", (1, 2), expires=PATIENCE_S)
+        with sides.worker(runner) as log:
+            assert living.get(timeout=PATIENCE_S) == 3
+            lines = [line.partition("] ")[2] for line in log.read_text().splitlines()]
+        kept = {name: app.backend.get(app.backend.get_key_for_task(name)) for name in EXPIRED}
+    for name, document in kept.items():
+        found = json.loads(document)
+        error = found["result"]
+        facts = found["status"], error["exc_type"], error["exc_message"]
+        assert facts == ("REVOKED", "TaskRevokedError", ["expired"]), name
+        task = f"interopproj.add[{name}]"
+        said = [line for line in lines if f"[{name}]" in line]
+        assert said == [f"Task {task} received", f"Discarding revoked task: {task}"], name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("broker", ["redis"], indirect=True)
+def test_each_reads_the_revoked_ids_the_other_has_kept(sides: Sides, broker: str) -> None:
+    asked = {"reply": True, "limit": 1}
+    with App("client", broker=broker, set_as_current=False) as app:
+        for number, side in enumerate(("celery", "taskq", "celery", "taskq")):
+            with sides.worker(side, "--statedb", "revoked.db") as log:
+                # A worker that is ready listens a moment later.
+                replies = wait_until(lambda: app.control.broadcast("revoked", **asked), "an answer",
+                                     report=log.read_text)  # fmt: skip
+                (known,) = replies[0].values()
+                assert sorted(known) == [f"id-{each}" for each in range(number)], side
+                app.control.broadcast("revoke", {"task_id": [f"id-{number}"]}, **asked)
