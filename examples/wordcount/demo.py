@@ -1,7 +1,8 @@
 """Count the words of Python's own standard library with a taskq worker.
 
 Starts `taskq worker` in a process of its own, sends one task per file, collects the results, and
-checks the totals against a plain count in this process. Needs no server. Run it with `make demo`.
+checks the totals against a plain count in this process. Needs no server. Run it with `make demo`,
+or give it another folder of Python files to count.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from taskq.result import AsyncResult
 HERE = Path(__file__).resolve().parent
 
 
-def main() -> int:
-    """Run the demo; 0 when worker and plain count agree."""
+def main(root: Path) -> int:
+    """Run the demo on the files below `root`; 0 when worker and plain count agree."""
     with tempfile.TemporaryDirectory(prefix="taskq-demo-") as folder:
         os.chdir(folder)  # the application keeps its taskq.db in the working directory
-        files = library_files()
+        files = find_files(root)
         size = sum(path.stat().st_size for path in files)
-        print(f"{len(files)} files, {size / 1e6:.1f} MB below {sysconfig.get_path('stdlib')}")
+        print(f"{len(files)} files, {size / 1e6:.1f} MB below {root}")
         with worker() as process:
             started = time.perf_counter()
             results = [count_words.delay(str(path)) for path in files]
@@ -47,9 +48,8 @@ def main() -> int:
     return check(totals, files)
 
 
-def library_files() -> list[Path]:
-    """Every .py file of the running Python's standard library."""
-    root = Path(sysconfig.get_path("stdlib"))
+def find_files(root: Path) -> list[Path]:
+    """Every .py file below `root` that nobody has installed there."""
     return sorted(p for p in root.rglob("*.py") if "site-packages" not in p.parts)
 
 
@@ -118,4 +118,4 @@ def check(totals: Counter[str], files: list[Path]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(*sys.argv[1:] or [sysconfig.get_path("stdlib")]).absolute()))

@@ -23,7 +23,7 @@ GROUND_MAY_IMPORT = {"kombu", "vine", "billiard", "dateutil", "click", "tzlocal"
 OPTIONAL = {
     "cryptography", "setproctitle", "tblib", "pydantic", "redis", "sqlalchemy", "django", "gevent",
     "eventlet", "yaml", "msgpack", "ephem", "pymongo", "boto3", "pymemcache", "IPython", "bpython",
-    "zstandard", "asgiref",
+    "zstandard", "asgiref", "hiredis",
 }  # fmt: skip
 
 
@@ -164,8 +164,9 @@ EDGES: dict[str, str] = {
     "taskq.app.retry": "whatever keeps a retry from being sent, its first message is rejected",
     "taskq.app.trace": "the tracer's edge, and its dispatch of hooks",
     "taskq.backends.awaiting": "the thread's edge: who awaits a result is told what broke",
+    "taskq.backends.documents": "a result may raise anything while written; kombu says what",
     "taskq.backends.error_coding": "the constructor of a user's exception may raise anything",
-    "taskq.backends.outcomes": "errbacks are hooks; a store judges its own errors before a retry",
+    "taskq.backends.marking": "errbacks are hooks; a store judges its own errors before a retry",
     "taskq.backends.redis_reader": "the thread's edge: who waits for a result is told what broke",
     "taskq.bin.main": "importing the user's application may raise anything; it is shown",
     "taskq.bootsteps": "a user's step that fails to stop must not keep the others from stopping",
@@ -186,6 +187,7 @@ EDGES: dict[str, str] = {
     "taskq.worker.consumer.consumer": "the loop's edge: operations that were asked for",
     "taskq.worker.consumer.delivery": "the delivery's edge: a bad message must not stop a worker",
     "taskq.worker.loops": "the loop's edge",
+    "taskq.worker.persistence": "a damaged file makes any part of dbm or pickle stumble; said so",
     "taskq.worker.pidbox": "control commands are hooks; one that fails is answered and logged",
     "taskq.worker.request": "a task's hook, called in the lost child's place",
     "taskq.worker.worker": "the loop's edge: messages go back before the process ends",

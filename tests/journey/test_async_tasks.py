@@ -62,10 +62,17 @@ async def waits(mark):
         raise
 """
 
-POOLS = {"prefork": ("-P", "prefork", "-c", "2"), "threads": ("-P", "threads"), "solo": ()}
+PREFORK = ("-P", "prefork", "-c", "2")
+POOLS = {
+    "prefork": PREFORK,
+    "spawned": (*PREFORK, "--pool-start-method", "spawn"),
+    "threads": ("-P", "threads"),
+    "solo": (),
+}
+NAMES = [pytest.param("spawned", marks=pytest.mark.long), "prefork", "threads", "solo"]
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", NAMES)
 def test_async_tasks(tmp_path: Path, pool: str) -> None:
     write_project(tmp_path, TASKS)
     app = client(tmp_path)
@@ -83,7 +90,7 @@ def test_async_tasks(tmp_path: Path, pool: str) -> None:
         assert await call("runs_a_loop") == "mine"
         assert await call("flaky") == 2
         assert await app.AsyncResult(await call("calls_another")).aget(timeout=PATIENCE_S) == 42
-        if pool == "prefork":
+        if pool in ("prefork", "spawned"):
             mark = tmp_path / "mark"
             assert await call("waits", str(mark), soft_time_limit=1) == "in time"
             mark.unlink()
@@ -99,7 +106,7 @@ def test_async_tasks(tmp_path: Path, pool: str) -> None:
     app.close()
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", NAMES)
 def test_a_cold_shutdown_cancels(tmp_path: Path, pool: str) -> None:
     write_project(tmp_path, TASKS)
     mark = tmp_path / "mark"

@@ -95,4 +95,4 @@ def test_a_worker_killed_while_parking(tmp_path: Path, rabbitmq_vhost: Vhost, co
 
 
 def is_empty(vhost: Vhost) -> bool:
-    return all(int(number) == 0 for _, number in vhost.queues("name", "messages"))
+    return all(int(number) == 0 for _, number, _ in vhost.queues())
