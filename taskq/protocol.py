@@ -27,7 +27,6 @@ from taskq.utils.text import saferepr
 from taskq.utils.time import parse_iso8601
 
 __all__ = (
-    "EMBED_KEYS",
     "TaskMessage",
     "as_task_v1",
     "as_task_v2",
@@ -35,14 +34,9 @@ __all__ = (
     "from_task_v1",
     "from_task_v2",
     "hybrid_to_proto2",
-    "is_task_v1",
-    "is_task_v2",
     "seconds_until",
     "strip_death_headers",
 )
-
-#: What the third part of a protocol 2 body holds, in the order it is written.
-EMBED_KEYS = ("callbacks", "errbacks", "chain", "chord")
 
 #: Seconds before now that are still taken as a countdown.
 INT_MIN = -2147483648
@@ -392,16 +386,6 @@ def _check_eta(text: str) -> None:
 
 def _aware(moment: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def is_task_v2(headers: Mapping[str, Any] | None) -> bool:
-    """Whether a message's headers are those of protocol 2."""
-    return bool(headers) and "task" in headers  # type: ignore[operator]  # bool() rules None out
-
-
-def is_task_v1(body: Any) -> bool:
-    """Whether a decoded body is a call in protocol 1."""
-    return isinstance(body, Mapping) and "task" in body
 
 
 def from_task_v2(body: Any) -> DecodedBody:

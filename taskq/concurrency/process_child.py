@@ -1,10 +1,11 @@
 """This file is the life of a child of the process pool, from its first instruction to its exit.
 
 How it works. The child lets go of what belongs to its parent, says that it exists, runs the
-initializer, says that it is up, and then takes one packet after another: `started` is sent before
-the call is even decoded, so that whatever a job does to its child happens to a started job. It
-retires by not reading on. The loop runs inside `billiard.pool.Worker.workloop`, which agents wrap
-to flush what they have gathered when a child exits.
+initializer, says that it is up, and then takes one packet after another. Before a call is even
+decoded its start is said, or noted in the shared page if the job is a quick one, so that whatever
+a job does to its child happens to a started job. It retires by not reading on. The loop runs inside
+`billiard.pool.Worker.workloop`, which agents wrap to flush what they have gathered when a child
+exits.
 """
 
 from __future__ import annotations
