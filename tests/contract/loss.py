@@ -165,6 +165,9 @@ class LossContract:
             site.proxy.accept()
         site.back_at = time.time()
 
+    def wait_until_reading(self, site: Site) -> None:
+        """Wait until the worker waits for messages: before, a cut may go unnoticed."""
+
     def check_settled(self, site: Site, worker: Worker) -> None:
         wait_until(
             lambda: self.count_waiting(site) == 0, "all is settled", report=lambda: worker.log
@@ -176,6 +179,7 @@ class LossContract:
     def test_idle(self, site: Site, how: str) -> None:
         with site.worker() as worker:
             site.check_consumes(worker, "before")
+            self.wait_until_reading(site)
             self.lose(site, how)
             seconds = site.check_consumes(worker)
             print(f"{type(self).__name__} idle, {how}: consumes {seconds:.1f} s after its return")
@@ -336,6 +340,7 @@ class LossContract:
         rounds = int(os.environ.get("TASKQ_LOSS_ROUNDS", "10"))
         with site.worker("-P", "prefork") as worker:
             for number in range(rounds):
+                self.wait_until_reading(site)
                 self.lose(site, "broken")
                 site.check_consumes(worker, f"round-{number}")
             self.check_settled(site, worker)

@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from contract.loss import LossContract, Site
+from patience import wait_until
 
 
 class TestKombuRedis(LossContract):
     """kombu's own transport."""
 
     SETTINGS: dict[str, Any] = {"broker_transport_options": {"lane": "kombu"}}
+    #: The command of a worker that has nothing to do.
+    WAITS_BY = "brpop"
 
     @pytest.fixture
     def server_url(self, redis_url: str) -> str:
@@ -25,6 +28,16 @@ class TestKombuRedis(LossContract):
     def is_publish(way: str, data: bytes) -> bool:
         return way == "up" and b"LPUSH" in data
 
+    def wait_until_reading(self, site: Site) -> None:
+        # A cut between two commands is mended by the client of Redis, and nothing is lost.
+        with site.app.connection_for_read() as connection:
+            client = connection.default_channel.client
+            number = str(client.get_connection_kwargs()["db"])
+            wait_until(lambda: any(
+                each["cmd"] == self.WAITS_BY and each["db"] == number
+                for each in client.client_list()
+            ), "it waits for messages")  # fmt: skip
+
     def count_waiting(self, site: Site) -> int:
         with site.app.connection_for_read() as connection:
             client = connection.default_channel.client
@@ -35,6 +48,7 @@ class TestRedis(TestKombuRedis):
     """Our transport."""
 
     SETTINGS: dict[str, Any] = {}
+    WAITS_BY = "blmove"
 
     def lose(self, site: Site, how: str) -> None:
         super().lose(site, how)
