@@ -104,6 +104,8 @@ def measure_all(options: argparse.Namespace, figures: Figures, ground: Ground) -
                     figures.add((name, broker), library, measured)
                     shown = ", ".join(f"{value:.4g} {key}" for key, value in measured.items())
                     print(f"{name} {turn + 1} {side}: {shown}", file=sys.stderr, flush=True)
+                    # What a run that is ended has measured is kept: `--load` shows it.
+                    figures.write(options.output / "figures.json")
 
 
 def main() -> None:
