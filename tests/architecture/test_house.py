@@ -168,6 +168,7 @@ EDGES: dict[str, str] = {
     "taskq.backends.error_coding": "the constructor of a user's exception may raise anything",
     "taskq.backends.marking": "errbacks are hooks; a store judges its own errors before a retry",
     "taskq.backends.redis_reader": "the thread's edge: who waits for a result is told what broke",
+    "taskq.backends.rpc_mailbox": "a dead connection fails in any way when taken apart",
     "taskq.bin.main": "importing the user's application may raise anything; it is shown",
     "taskq.bootsteps": "a user's step that fails to stop must not keep the others from stopping",
     "taskq.concurrency.base": "what ends a run without being an error is reported as a lost worker",
