@@ -135,6 +135,24 @@ def call():
     return {"ids": {**ids, "group": members.id, "told": told.id}, "done": done}
 
 
+def ask():
+    """As call(), of results that only this process can read."""
+    members = group(add.s(i, i) for i in range(5)).apply_async()
+    told = []
+    again_and_on = again.delay(2)
+    value = again_and_on.get(timeout=LONG, on_message=lambda document: told.append(document))
+    return {
+        "success": outcome(add.delay(1, 2)),
+        "failure": outcome(refuse.delay("no")),
+        "chain": outcome(chain(add.s(1, 1), add.s(10), late.s()).apply_async()),
+        "group": members.get(timeout=LONG),
+        "expired": outcome(add.apply_async((1, 1), expires=-60)),
+        "ignored": silent.delay("here").state,
+        "retry": value,
+        "states": [each["status"] for each in told if each["task_id"] == again_and_on.id],
+    }
+
+
 def read(ids):
     members = GroupResult.restore(ids["group"])
     return {

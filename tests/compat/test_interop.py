@@ -146,6 +146,23 @@ def test_calls_among_ourselves(tmp_path: Path, broker: str, redis_url: str) -> N
     check_calls(Sides(tmp_path, "", broker, redis_url), "taskq", "taskq", "2")
 
 
+ASKED = {
+    **{name: DONE[name] for name in ("success", "chain", "group", "expired", "ignored", "retry")},
+    "failure": ["Refused", "('no', 7)", True],
+    "states": ["RETRY", "RETRY", "SUCCESS"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("caller", "runner"), [("celery", "taskq"), ("taskq", "celery")])
+def test_results_sent_to_the_caller(
+    tmp_path: Path, celery_python: str, broker: str, caller: str, runner: str
+) -> None:
+    sides = Sides(tmp_path, celery_python, broker, "rpc://")
+    with sides.worker(runner):
+        assert sides.run(caller, "ask") == ASKED
+
+
 @pytest.mark.long
 def test_both_workers_on_one_queue(sides: Sides) -> None:
     count = 2000

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
-from celery import states
-from celery.result import AsyncResult
+from celery import Celery, states
+from celery.exceptions import TimeoutError
+from celery.result import AsyncResult, GroupResult
 from kombu.utils.uuid import uuid
+from patience import PATIENCE_S
 
 
 class Own(Exception):
@@ -122,6 +124,62 @@ def test_098_what_cannot_be_pickled(app, worker, serializer):
     assert "text" in str(result.result)
     with pytest.raises(Exception, match="text"):
         result.get(timeout=10)
+
+
+def test_099_rpc_results_are_known_to_the_sender_alone(app, worker):
+    app.conf.result_backend = "rpc://"
+
+    @app.task
+    def add(x, y):
+        return x + y
+
+    @app.task
+    def fail():
+        raise Own("no")
+
+    result, failed = add.delay(1, 2), fail.delay()
+    worker.start()
+    assert result.get(timeout=PATIENCE_S) == 3
+    assert (result.state, result.get(timeout=PATIENCE_S)) == ("SUCCESS", 3)
+    with pytest.raises(Own):
+        failed.get(timeout=PATIENCE_S)
+    # Somebody else on the same broker, as another process is.
+    with Celery("other", broker="memory://", backend="rpc://", set_as_current=False) as other:
+        stranger = other.AsyncResult(result.id)
+        assert stranger.state == "PENDING"
+        with pytest.raises(TimeoutError):
+            stranger.get(timeout=0.01)
+
+
+def test_099_rpc_states_while_waiting(app, worker):
+    app.conf.update(result_backend="rpc://", task_track_started=True)
+    seen = []
+
+    @app.task(bind=True)
+    def task(self):
+        self.update_state(state="PROGRESS", meta={"done": 1})
+        return "end"
+
+    result = task.delay()
+    worker.start()
+    assert result.get(timeout=PATIENCE_S, on_message=seen.append) == "end"
+    assert [each["status"] for each in seen] == ["STARTED", "PROGRESS", "SUCCESS"]
+    assert [each["task_id"] for each in seen] == [result.id] * 3
+
+
+def test_099_rpc_keeps_no_groups(app):
+    app.conf.result_backend = "rpc://"
+    result = GroupResult(uuid(), [], app=app)
+    for wrong in (result.save, result.delete, lambda: GroupResult.restore(result.id, app=app)):
+        with pytest.raises(NotImplementedError):
+            wrong()
+    for name in ("reload_task_result", "reload_group_result"):
+        with pytest.raises(NotImplementedError):
+            getattr(app.backend, name)(result.id)
+    with pytest.raises(NotImplementedError):
+        app.backend.ensure_chords_allowed()
+    with pytest.raises(RuntimeError):
+        app.backend.store_result("unasked", 1, "SUCCESS")
 
 
 def test_100_forget(app, worker):
