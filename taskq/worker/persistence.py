@@ -110,13 +110,14 @@ class Persistent:
 
     def _open(self) -> Any:
         try:
-            is_wasteful = os.path.getsize(f"{self.filename}.dat") > WASTE_BYTES
+            size = os.path.getsize(f"{self.filename}.dat")
         except OSError:
-            is_wasteful = False
+            return dbm.open(self.filename, "c", 0o600)
+        # Only `dbm.dumb` has a file of this name. Asked for by name: with a damaged index it is not
+        # recognised, and an empty database of another kind would be begun beside it.
         # Read first, by the caller that merges; the one that saves writes all there is.
-        if is_wasteful and self._saved and dbm.whichdb(self.filename) == "dbm.dumb":
-            return dbm.dumb.open(self.filename, "n", 0o600)
-        return dbm.open(self.filename, "c", 0o600)
+        anew = size > WASTE_BYTES and self._saved
+        return dbm.dumb.open(self.filename, "n" if anew else "c", 0o600)
 
 
 def _encode(revoked: dict[Any, float]) -> bytes:
