@@ -221,14 +221,14 @@ class AMQP:
         serializer = serializer or conf.task_serializer
         answer = send(producer, body, bool(retry), policy, serializer, declare, options)
         if sent_event or after_task_publish.receivers or task_sent.receivers:
-            announce = partial(
+            tell = partial(
                 send_after_publish, name, message, (queue, exchange, routing_key),
                 event_dispatcher, retry=retry, retry_policy=policy,
             )  # fmt: skip
             if pipeline is None:
-                announce(producer=producer)
+                tell(producer=producer)
             else:
-                pipeline.when_sent(announce)
+                pipeline.when_sent(tell)
         return answer
 
     def _send(

@@ -127,10 +127,10 @@ class Pipeline:
             self._retry = retry, dict(policy or {})
         self._messages.append(_as_message((data, options, ())))
 
-    def when_sent(self, announce: Callable[..., Any]) -> None:
-        """Call `announce(producer=...)` once the message collected last has been sent."""
+    def when_sent(self, tell: Callable[..., Any]) -> None:
+        """Call `tell(producer=...)` once the message collected last has been sent."""
         last = self._messages[-1]
-        self._messages[-1] = last._replace(told=(*last.told, announce))
+        self._messages[-1] = last._replace(told=(*last.told, tell))
 
     # -- sending
 
@@ -169,8 +169,8 @@ class Pipeline:
                 if timed.is_hurried:
                     timed.calm_down()
             for message in sent:
-                for announce in message.told:
-                    announce(producer=producer)
+                for tell in message.told:
+                    tell(producer=producer)
 
     def _make_ready(self, producer: Any) -> None:
         """See to it that the broker is there and has the queues."""
