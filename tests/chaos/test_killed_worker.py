@@ -166,6 +166,27 @@ def test_delayed_tasks_survive_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_thousand_delayed_tasks_two_workers_and_a_kill(tmp_path: Path) -> None:
+    with Chaos(tmp_path, lease=1) as chaos:
+        moment = datetime.now(timezone.utc)
+        etas = [moment + timedelta(seconds=8 + n % 20 / 10) for n in range(1000)]
+        for n, eta in enumerate(etas):
+            chaos.send("late", [n], eta=eta)
+        doomed, other = chaos.start(), chaos.start()
+        chaos.wait_until(lambda: len(chaos.read_runs()) >= 200, "two hundred runs")
+        chaos.kill(doomed)
+        chaos.wait_until(lambda: chaos.count_rows()["message"] == 0, "an empty queue")
+        chaos.end(other)
+        runs = chaos.read_runs()
+    late = sorted(run.at - etas[run.n].timestamp() for run in runs)
+    print(f"half within {late[500]:.2f} s of their ETA, all within {late[-1]:.2f} s")
+    assert {run.n for run in runs} == set(range(1000))
+    # Two ran when their worker was killed.
+    assert len(runs) <= 1002
+    assert late[0] >= 0
+
+
+@pytest.mark.long
 def test_a_task_longer_than_the_lease_runs_once(tmp_path: Path) -> None:
     with Chaos(tmp_path, lease=2) as chaos:
         (result,) = chaos.send("late", [1], 5)

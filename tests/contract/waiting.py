@@ -51,7 +51,7 @@ def check_each_ran_once(site: Site, count: int, worker: Worker, seconds: float =
     """Wait for the end of all; none ran twice, none before it was due."""
 
     def starts() -> list[list[str]]:
-        return [line[1:] for line in site.lines() if line[0] == "start"]
+        return [line[1:3] for line in site.lines() if line[0] == "start"]
 
     def ends() -> int:
         return sum(line[0] == "end" for line in site.lines())
@@ -61,3 +61,10 @@ def check_each_ran_once(site: Site, count: int, worker: Worker, seconds: float =
     assert numbers == list(range(count))
     early = [name for name, at in starts() if float(at) < float(name.partition("@")[2])]
     assert early == []
+
+
+def measure_lateness(site: Site) -> list[float]:
+    """Give the seconds that each start was after its ETA, in order; only of our own workers."""
+    starts = [line[1:] for line in site.lines() if line[0] == "start"]
+    ours = [(float(line[1]), line[0].partition("@")[2]) for line in starts if len(line) == 2]
+    return sorted(at - float(eta) for at, eta in ours)
