@@ -142,10 +142,22 @@ def test_a_locked_file(database: Database) -> None:
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(DatabaseLocked, match=r"test.db.*locked for 0.1 s.*\?timeout="):
         database.write(add, 1)
+    with pytest.raises(DatabaseLocked, match=r"test.db.*locked for 0.1 s.*\?timeout="):
+        database.write_one("INSERT INTO n VALUES (?)", (1,))
     # Reading goes on.
     assert database.read("SELECT count(*) FROM n") == [(0,)]
     holder.execute("ROLLBACK")
     holder.close()
+    database.write(add, 1)
+    database.write_one("INSERT INTO n VALUES (?)", (2,))
+    assert count_from_outside(database.path) == 2
+
+
+def test_a_single_statement_that_fails_changes_nothing(database: Database) -> None:
+    database.write(lambda connection: connection.execute("CREATE UNIQUE INDEX u ON n (value)"))
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        database.write_one("INSERT INTO n VALUES (1), (2), (1)", ())
+    assert count_from_outside(database.path) == 0
     database.write(add, 1)
 
 
@@ -262,11 +274,13 @@ def test_rows_survive_forks_in_the_middle_of_everything(database: Database) -> N
         nonlocal added
         while not stop.is_set():
             database.write(add_slowly)
-            added += 5
+            database.write_one("INSERT INTO n VALUES (?)", (5,))
+            added += 6
 
     def work_in_child(tell: object) -> None:
-        for _ in range(20):
+        for _ in range(10):
             database.write(add, 2)
+            database.write_one("INSERT INTO n VALUES (?)", (2,))
         tell(20)  # type: ignore[operator]
 
     database.write(add, 0)
