@@ -93,7 +93,7 @@ class Transport(virtual.Transport):
         url = host if "://" in host else f"sqlite:///{self.client.virtual_host}"
         self.database = open_database(parse_url(url))
         self.database.require("broker", SCHEMA)
-        self.routes = _routes.setdefault(self.database, Routes())
+        self.routes = _routes.setdefault(self.database, {})
         super().establish_connection()
         return self
 

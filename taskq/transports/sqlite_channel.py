@@ -17,6 +17,7 @@ from taskq.transports.sqlite_lease import ring_for
 from taskq.transports.sqlite_message import Message as Delivery
 from taskq.transports.sqlite_message import as_outgoing
 from taskq.transports.sqlite_store import Demand, Outgoing, Reserved
+from taskq.transports.sqlite_topology import remember_routes
 from taskq.utils.log import get_logger
 from taskq.utils.sqlite import DatabaseError
 
@@ -85,22 +86,21 @@ class Channel(DeclaringChannel):
         self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any
     ) -> None:
         """Store a message; when this returns, it survives the death of any process."""
-        now = time.time()
-        self.put([as_outgoing(message, exchange or "", routing_key or "", now)], now)
+        connection, now = self.connection, time.time()
+        outgoing = as_outgoing(message, exchange or "", routing_key or "", now)
+        route = connection.routes.get(outgoing[:2])
+        if route is None or not store.publish_one(connection.database, route, outgoing, now):
+            self.put([outgoing], now)
+        elif route.bells:
+            ring_for(connection.database, route.bells)
 
     def put(self, messages: list[Outgoing], now: float) -> None:
         """Store messages in one transaction and ring who consumes them."""
-        connection = self.connection
-        ringing = None
-        try:
-            ringing = connection.database.write(store.publish, connection.routes, messages, now)
-        finally:
-            if ringing is None:
-                # They may name a queue that was made in the change that is undone.
-                connection.routes.distrust()
-        for bells in ringing:
-            if bells:
-                ring_for(connection.database, bells)
+        database, routes = self.connection.database, self.connection.routes
+        taken = database.write(store.publish, routes, messages, now)
+        remember_routes(routes, taken)
+        for bells in {route.bells for route in taken.values()}:
+            ring_for(database, bells)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """Collect messages for kombu's Producer.batch()."""
@@ -268,7 +268,7 @@ class Channel(DeclaringChannel):
     def basic_reject(self, delivery_tag: Any, requeue: bool = False) -> None:
         """Drop a message, or put it back at the end of its queue, marked redelivered."""
         if requeue:
-            self._give_back(delivery_tag, store.requeue)
+            self._give_back(delivery_tag, store.requeue, time.time())
         else:
             self.basic_ack(delivery_tag)
 

@@ -19,7 +19,7 @@ from taskq.utils.time import isoparse
 HIGHEST_PRIORITY = 9
 
 _encode = build_writer(JSONEncoder(separators=(",", ":")))
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 
 
 class Message(virtual.Message):
@@ -28,8 +28,8 @@ class Message(virtual.Message):
     def __init__(self, payload: Reserved, channel: Any = None, tag: int = 0) -> None:
         head = payload.head
         # Values JSON does not know are rare, and kombu's way of reading them back is slow.
-        decode = load_typed if '"__type__"' in head else _decode
-        headers, properties, content_type, content_encoding = decode(head)
+        read = load_typed(head) if '"__type__"' in head else _decode(head)[0]
+        headers, properties, content_type, content_encoding = read
         delivery_info = properties["delivery_info"]
         if payload.redelivered:
             headers["redelivered"] = delivery_info["redelivered"] = True

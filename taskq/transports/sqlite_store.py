@@ -10,23 +10,38 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from taskq.transports.sqlite_topology import Bells, Routes, find_bells
-
-_INSERT_MESSAGE = "INSERT INTO taskq_message (head, body, dies, stale) VALUES (?, ?, ?, ?)"
-_INSERT_READY = "INSERT INTO taskq_ready VALUES (?, ?, last_insert_rowid(), last_insert_rowid(), 0)"
-_INSERT_DELAYED = "INSERT INTO taskq_delayed VALUES (?, ?, last_insert_rowid(), ?)"
-_SELECT_READY = (
-    "SELECT rank, place, id, redelivered, queue FROM taskq_ready WHERE queue = ? "
-    "ORDER BY rank, place, id LIMIT ?"
+from taskq.transports.sqlite_topology import (
+    Bells,
+    Route,
+    Routes,
+    find_bells,
+    find_route,
+    read_version,
 )
-_SELECT_MESSAGE = "SELECT head, body, dies FROM taskq_message WHERE id = ?"
+from taskq.utils.sqlite import Database
+
+_PUBLISH_ONE = "INSERT INTO taskq_publish VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_MESSAGE = "INSERT INTO taskq_message VALUES (?, ?, ?, ?, ?)"
+_INSERT_READY = "INSERT INTO taskq_ready VALUES (?, ?, ?, ?, 0)"
+_INSERT_DELAYED = "INSERT INTO taskq_delayed VALUES (?, ?, ?, ?)"
+_SELECT_RANKS = "SELECT rank FROM taskq_ready WHERE queue = ? ORDER BY rank, place, id LIMIT ?"
+_SELECT_READY = (
+    "SELECT r.queue, r.rank, r.place, r.id, r.redelivered, m.head, m.body, m.dies "
+    "FROM taskq_ready r LEFT JOIN taskq_message m ON m.id = r.id WHERE r.queue = ? "
+    "ORDER BY r.rank, r.place, r.id LIMIT ?"
+)
 _DELETE_READY = "DELETE FROM taskq_ready WHERE queue = ? AND rank = ? AND place = ? AND id = ?"
 _DELETE_MESSAGE = "DELETE FROM taskq_message WHERE id = ?"
 _INSERT_CLAIMED = "INSERT INTO taskq_claimed VALUES (?, ?, ?, ?, ?, ?)"
+_FIND_CLAIMED = "SELECT queue FROM taskq_claimed WHERE id = ? AND session = ?"
+_DELETE_OURS = (
+    "DELETE FROM taskq_message "
+    "WHERE id = (SELECT id FROM taskq_claimed WHERE id = ? AND session = ?)"
+)
 _DELETE_CLAIMED = "DELETE FROM taskq_claimed WHERE id = ? AND session = ?"
 
-#: A row of taskq_ready as read: (rank, place, id, redelivered, queue).
-_Ready = tuple[int, int, int, int, int]
+#: A message that is ready, as _SELECT_READY reads it.
+_Ready = tuple[int, int, int, int, int, str | None, bytes, float | None]
 
 
 class Outgoing(NamedTuple):
@@ -70,27 +85,58 @@ class Demand(NamedTuple):
     now: float
 
 
+def publish_one(database: Database, route: Route, message: Outgoing, now: float) -> bool:
+    """Store a message for one queue, at once; False when it takes `publish` to do so."""
+    if message.due is not None or len(route.queues) != 1:
+        return False
+    queue, ttl_s = route.queues[0]
+    dies = None if ttl_s is None else now + ttl_s
+    _, _, rank, _, stale, head, body = message
+    row = (route.version, queue, rank, int(now * 1e6), head, body, dies, stale)
+    try:
+        database.write_one(_PUBLISH_ONE, row)
+    except sqlite3.IntegrityError:
+        # The topology has changed: nothing was stored.
+        return False
+    return True
+
+
 def publish(
-    connection: sqlite3.Connection, routes: Routes, messages: Iterable[Outgoing], now: float
-) -> set[Bells]:
-    """Store messages where their exchanges send them; give the bells to ring afterwards."""
-    bells: set[Bells] = set()
-    execute = connection.execute
-    known = routes.refresh(connection)
-    for message in messages:
-        exchange, routing_key, rank, due, stale, head, body = message
-        route = known.get((exchange, routing_key))
+    connection: sqlite3.Connection, known: Routes, messages: Iterable[Outgoing], now: float
+) -> Routes:
+    """Store messages where their exchanges send them; give the routes they have taken."""
+    taken: Routes = {}
+    stored: list[tuple[int, str, bytes, float | None, float | None]] = []
+    ready: list[tuple[int, int, int, int]] = []
+    delayed: list[tuple[int, float, int, int]] = []
+    version = read_version(connection)
+    id = find_free_id(connection, now)
+    for exchange, routing_key, rank, due, stale, head, body in messages:
+        key = (exchange, routing_key)
+        route = taken.get(key)
         if route is None:
-            route = routes.find(connection, exchange, routing_key, now)
+            route = known.get(key)
+            if route is None or route.version != version:
+                route = find_route(connection, exchange, routing_key, now)
+            taken[key] = route
         for queue, ttl_s in route.queues:
             dies = None if ttl_s is None else (due or now) + ttl_s
-            execute(_INSERT_MESSAGE, (head, body, dies, stale))
+            stored.append((id, head, body, dies, stale))
             if due is None:
-                execute(_INSERT_READY, (queue, rank))
+                ready.append((queue, rank, id, id))
             else:
-                execute(_INSERT_DELAYED, (queue, due, rank))
-        bells.add(route.bells)
-    return bells
+                delayed.append((queue, due, id, rank))
+            id += 1
+    connection.executemany(_INSERT_MESSAGE, stored)
+    connection.executemany(_INSERT_READY, ready)
+    connection.executemany(_INSERT_DELAYED, delayed)
+    return taken
+
+
+def find_free_id(connection: sqlite3.Connection, now: float) -> int:
+    """Give an id that is above all there are; by the clock, so that none comes again."""
+    newest = connection.execute("SELECT max(id) FROM taskq_message").fetchone()[0]
+    return max(int(now * 1e6), (newest or 0) + 1)
 
 
 def turn(
@@ -133,11 +179,9 @@ def build_ready_query(queues: Iterable[int]) -> str:
 def settle(connection: sqlite3.Connection, done: Sequence[tuple[int, int]]) -> list[int]:
     """Remove messages that were acked (or dropped); give the ids that were no longer ours."""
     late: list[int] = []
-    for pair in done:
-        if connection.execute(_DELETE_CLAIMED, pair).rowcount:
-            connection.execute(_DELETE_MESSAGE, pair[:1])
-        else:
-            late.append(pair[0])
+    if done and connection.executemany(_DELETE_OURS, done).rowcount != len(done):
+        late = [pair[0] for pair in done if not connection.execute(_FIND_CLAIMED, pair).fetchone()]
+    connection.executemany(_DELETE_CLAIMED, done)
     return late
 
 
@@ -179,23 +223,29 @@ def _promote_due(connection: sqlite3.Connection, queue: int, now: float) -> None
 
 
 def _pick(connection: sqlite3.Connection, demand: Demand) -> list[_Ready]:
-    limit = demand.limit
-    found = [
-        rows
-        for queue in demand.queues
-        if (rows := connection.execute(_SELECT_READY, (queue, limit)).fetchall())
-    ]
-    if len(found) < 2:
-        return found[0] if found else []
+    """Read the messages to take, in their order."""
+    order, limit = demand.queues, demand.limit
+    if len(order) == 1:
+        return connection.execute(_SELECT_READY, (order[0], limit)).fetchall()
+    order = _take_turns(connection, demand)
+    picked = {
+        queue: iter(connection.execute(_SELECT_READY, (queue, order.count(queue))).fetchall())
+        for queue in set(order)
+    }
+    return [next(picked[queue]) for queue in order]
+
+
+def _take_turns(connection: sqlite3.Connection, demand: Demand) -> list[int]:
+    """Give the queues from which the next messages are to be taken, one for each message."""
     # The nth message of each queue and priority belongs to the nth round of that priority.
-    turns: list[tuple[int, int, int, _Ready]] = []
-    for order, rows in enumerate(found):
+    turns: list[tuple[int, int, int, int]] = []
+    for order, queue in enumerate(demand.queues):
         rounds: dict[int, int] = {}
-        for row in rows:
-            number = rounds[row[0]] = rounds.get(row[0], 0) + 1
-            turns.append((row[0], number, order, row))
-    turns.sort(key=lambda entry: entry[:3])
-    return [entry[3] for entry in turns[:limit]]
+        for (rank,) in connection.execute(_SELECT_RANKS, (queue, demand.limit)).fetchall():
+            number = rounds[rank] = rounds.get(rank, 0) + 1
+            turns.append((rank, number, order, queue))
+    turns.sort()
+    return [entry[3] for entry in turns[: demand.limit]]
 
 
 def _take(
@@ -205,11 +255,9 @@ def _take(
     reserved: list[Reserved] = []
     gone: list[tuple[int]] = []
     claims: list[tuple[int, int, int, int, int, int]] = []
-    for rank, place, id, redelivered, queue in picked:
-        row = connection.execute(_SELECT_MESSAGE, (id,)).fetchone()
-        if row is None:
+    for queue, rank, place, id, redelivered, head, body, dies in picked:
+        if head is None:
             continue
-        head, body, dies = row
         if dies is not None and dies <= now:
             gone.append((id,))
             continue
@@ -218,7 +266,7 @@ def _take(
             gone.append((id,))
         else:
             claims.append((id, session, queue, rank, place, redelivered))
-    connection.executemany(_DELETE_READY, [(row[4], *row[:3]) for row in picked])
+    connection.executemany(_DELETE_READY, [row[:4] for row in picked])
     connection.executemany(_INSERT_CLAIMED, claims)
     connection.executemany(_DELETE_MESSAGE, gone)
     return reserved
@@ -231,9 +279,7 @@ def put_back(connection: sqlite3.Connection, taken: Sequence[tuple[int, int]], t
     """
     queues: set[int] = set()
     for pair in taken:
-        row = connection.execute(
-            "SELECT queue FROM taskq_claimed WHERE id = ? AND session = ?", pair
-        ).fetchone()
+        row = connection.execute(_FIND_CLAIMED, pair).fetchone()
         if row is None:
             continue
         queues.add(row[0])
@@ -261,19 +307,18 @@ def put_back_all(connection: sqlite3.Connection, session: int) -> list[int]:
     return [row[0] for row in rows]
 
 
-def requeue(connection: sqlite3.Connection, id: int, session: int) -> Bells | None:
+def requeue(connection: sqlite3.Connection, id: int, session: int, now: float) -> Bells | None:
     """Put a rejected message at the end of its queue; None when it was no longer ours."""
-    row = connection.execute(
-        "SELECT queue FROM taskq_claimed WHERE id = ? AND session = ?", (id, session)
-    ).fetchone()
+    row = connection.execute(_FIND_CLAIMED, (id, session)).fetchone()
     if row is None:
         return None
-    # One past the newest id: behind all that is there, before all that will come.
+    # As if it were published now: behind all that is there, before all that will come.
+    new = find_free_id(connection, now)
+    connection.execute("UPDATE taskq_message SET id = ? WHERE id = ?", (new, id))
     connection.execute(
-        "INSERT INTO taskq_ready SELECT queue, rank, "
-        "(SELECT seq + 1 FROM sqlite_sequence WHERE name = 'taskq_message'), id, redelivered + 1 "
+        "INSERT INTO taskq_ready SELECT queue, rank, ?, ?, redelivered + 1 "
         "FROM taskq_claimed WHERE id = ?",
-        (id,),
+        (new, new, id),
     )
     connection.execute(_DELETE_CLAIMED, (id, session))
     return find_bells(connection, (row[0],))

@@ -60,6 +60,32 @@ SCHEMA: tuple[tuple[str, ...], ...] = (
         "INSERT INTO taskq_exchange VALUES ('amq.topic', 'topic', 0)",
         "INSERT INTO taskq_exchange VALUES ('amq.fanout', 'fanout', 0)",
     ),
+    (
+        # id: when it was published, in microseconds since the epoch, or one more than the newest.
+        # So the ids rise and do not come again without a counter, which every message would write.
+        """CREATE TABLE taskq_message_2 (
+            id INTEGER PRIMARY KEY, head TEXT NOT NULL, body BLOB NOT NULL,
+            dies REAL, stale REAL)""",
+        "INSERT INTO taskq_message_2 SELECT id, head, body, dies, stale FROM taskq_message",
+        "DROP TABLE taskq_message",
+        "ALTER TABLE taskq_message_2 RENAME TO taskq_message",
+        "CREATE INDEX taskq_message_dies ON taskq_message (dies) WHERE dies IS NOT NULL",
+        "CREATE INDEX taskq_message_stale ON taskq_message (stale) WHERE stale IS NOT NULL",
+        # What is inserted here becomes a message in a queue, by one statement instead of five;
+        # version: of the topology in which the queue was found, which must be that of now.
+        """CREATE VIEW taskq_publish AS
+            SELECT 0 AS version, 0 AS queue, 0 AS rank, id AS moment, head, body, dies, stale
+            FROM taskq_message""",
+        """CREATE TRIGGER taskq_publishing INSTEAD OF INSERT ON taskq_publish BEGIN
+            SELECT RAISE(ABORT, 'old route')
+            WHERE NEW.version <> (SELECT version FROM taskq_topology);
+            INSERT INTO taskq_message VALUES (
+                max(NEW.moment, coalesce((SELECT max(id) + 1 FROM taskq_message), 0)),
+                NEW.head, NEW.body, NEW.dies, NEW.stale);
+            INSERT INTO taskq_ready
+            VALUES (NEW.queue, NEW.rank, last_insert_rowid(), last_insert_rowid(), 0);
+            END""",
+    ),
 )
 
 #: Bells of the consumers of a queue: their socket's path, and whether others can ring it.
@@ -80,46 +106,39 @@ class Route(NamedTuple):
 
     queues: tuple[tuple[int, float | None], ...]  #: (queue id, seconds a message lives)
     bells: Bells
+    version: int  #: the topology's version; the route holds while that is the same
 
 
-class Routes:
-    """The routes used so far; only to be asked inside a write transaction, which is its lock."""
+#: Routes by (exchange, routing key).
+Routes = dict[tuple[str, str], Route]
 
-    def __init__(self) -> None:
-        self._version = -1
-        self._known: dict[tuple[str, str], Route] = {}
 
-    def distrust(self) -> None:
-        """Look everything up anew: what was remembered last may never have been stored."""
-        self._version = -1
+def find_route(
+    connection: sqlite3.Connection, exchange: str, routing_key: str, now: float
+) -> Route:
+    """Give the route of now; a queue named through '' is made when it is missing."""
+    if not exchange:
+        queue = find_queue(connection, routing_key)
+        if queue is None:
+            queue = declare_queue(connection, routing_key, QueueOptions(), now)
+        queues = [queue]
+    else:
+        queues = match_queues(connection, exchange, routing_key)
+    marks = ",".join(map(str, queues))
+    rows = connection.execute(
+        f"SELECT id, ttl_s FROM taskq_queue WHERE id IN ({marks}) ORDER BY id"
+    ).fetchall()
+    return Route(tuple(rows), find_bells(connection, queues), read_version(connection))
 
-    def refresh(self, connection: sqlite3.Connection) -> dict[tuple[str, str], Route]:
-        """Give the routes that still hold, by (exchange, routing key)."""
-        version = read_version(connection)
-        if version != self._version or len(self._known) > MOST_ROUTES:
-            self._version = version
-            self._known.clear()
-        return self._known
 
-    def find(
-        self, connection: sqlite3.Connection, exchange: str, routing_key: str, now: float
-    ) -> Route:
-        """Give the route and remember it; a queue named through '' is made when it is missing."""
-        if not exchange:
-            queue = find_queue(connection, routing_key)
-            if queue is None:
-                queue = declare_queue(connection, routing_key, QueueOptions(), now)
-                self.refresh(connection)
-            queues = [queue]
-        else:
-            queues = match_queues(connection, exchange, routing_key)
-        marks = ",".join(map(str, queues))
-        rows = connection.execute(
-            f"SELECT id, ttl_s FROM taskq_queue WHERE id IN ({marks}) ORDER BY id"
-        ).fetchall()
-        route = Route(tuple(rows), find_bells(connection, queues))
-        self._known[exchange, routing_key] = route
-        return route
+def remember_routes(known: Routes, found: Routes) -> None:
+    """Keep routes for later; only once the transaction that found them has been stored.
+
+    Before, they may name a queue that is made in a change which is undone yet.
+    """
+    if len(known) > MOST_ROUTES:
+        known.clear()
+    known.update(found)
 
 
 def read_version(connection: sqlite3.Connection) -> int:

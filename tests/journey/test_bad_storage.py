@@ -116,7 +116,8 @@ def test_publishing_waits_for_a_lock_and_then_says_so(
     with Lock(tmp_path / "q.db"):
         for retry in (True, False):
             tries: list[Any] = []
-            monkeypatch.setattr(Database, "write", counted(Database.write, tries))
+            for way in ("write", "write_one"):
+                monkeypatch.setattr(Database, way, counted(getattr(Database, way), tries))
             with pytest.raises(OperationalError, match=LOCKED):
                 app.send_task("proj.add", (1, 2), retry=retry)
             # Once the timeout of the URL, not once for each retry.
