@@ -21,11 +21,13 @@ from typing import Any
 
 from amqp import transport as amqp_transport
 from amqp.exceptions import AMQPError, MessageNacked, RecoverableConnectionError
+from amqp.platform import KNOWN_TCP_OPTS
 from kombu.transport import pyamqp
 
 from taskq.exceptions import BatchPublishError
 from taskq.transports.amqp_consuming import Inbox, Receiving, Settling
 from taskq.transports.amqp_frames import Known, as_frames
+from taskq.transports.amqp_parting import close_at_exit
 
 __all__ = ("Channel", "Connection", "SSLTransport", "Transport")
 
@@ -41,6 +43,14 @@ LONGEST_EXPIRATION_MS = 315_360_000_000
 
 #: Bytes of a batch between two looks at what the broker says.
 PIECE = 256 * 1024
+
+#: Milliseconds after which the system gives up a connection on which the broker reads nothing. With
+#: py-amqp's single second a busy broker's pause ends it, and all messages on their way are gone.
+UNREAD_MS = 20_000
+
+_SETTINGS: dict[int, int] = {}
+if "TCP_USER_TIMEOUT" in KNOWN_TCP_OPTS and hasattr(socket, "TCP_USER_TIMEOUT"):
+    _SETTINGS[socket.TCP_USER_TIMEOUT] = UNREAD_MS
 
 #: Absent on Windows; TLS sockets do not take it.
 _AT_ONCE = getattr(socket, "MSG_DONTWAIT", 0)
@@ -120,6 +130,8 @@ class Channel(Settling):
 
     connection: Connection
     _confirm_selected: bool
+    #: True once it has sent messages nobody confirms.
+    _is_trusting = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: Number of a message on this channel -> its id.
@@ -192,6 +204,9 @@ class Channel(Settling):
             for message in messages:
                 self._published += 1
                 self.unconfirmed[self._published] = message.properties.get("correlation_id")
+        elif not self._is_trusting:
+            self._is_trusting = True
+            close_at_exit(self.connection)
         self.connection.wire.write(frames)
 
     def await_confirms(self) -> None:
@@ -332,6 +347,7 @@ class Connection(Receiving, pyamqp.Connection):
         ssl: Any = False,
         read_timeout: float | None = None,
         write_timeout: float | None = None,
+        socket_settings: dict[int, int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """The socket, not connected yet."""
@@ -341,6 +357,7 @@ class Connection(Receiving, pyamqp.Connection):
             ssl=ssl,
             read_timeout=read_timeout,
             write_timeout=write_timeout,
+            socket_settings={**_SETTINGS, **(socket_settings or {})},
             **kwargs,
         )
         wire.connection = self

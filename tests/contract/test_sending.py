@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import billiard
 import pytest
 from kombu.exceptions import OperationalError
 from patience import PATIENCE_S, wait_until
@@ -18,7 +24,7 @@ from servers.process import free_port
 
 from taskq import Celery
 from taskq.exceptions import BatchPublishError
-from taskq.transports.amqp import BLOCKED
+from taskq.transports.amqp import BLOCKED, UNREAD_MS
 
 #: Short, so that tests are; what it bounds would otherwise last for ever.
 TIMEOUT_S = 0.5
@@ -256,6 +262,82 @@ class TestNothingIsLost:
         assert sorted(line.arrived(9)) == [0, 1, 2, 11, 12, 21, 22, 31, 32]
 
 
+#: The frames in which a client says goodbye to RabbitMQ, and in which it is answered.
+GOODBYE = b"\1\0\0\0\0\0\x0b\0\x0a\0\x32"
+ANSWER = b"\1\0\0\0\0\0\4\0\x0a\0\x33"
+
+#: A program that sends and ends.
+PROGRAM = """
+import sys
+from taskq import Celery
+app = Celery("sending", broker=sys.argv[1], backend=None)
+app.send_task("noop", (1,), queue=sys.argv[2])
+"""
+
+
+def run_program(line: Line) -> int:
+    command = [sys.executable, "-c", PROGRAM, line.proxy.through(line.url), line.queue]
+    return subprocess.run(command, timeout=PATIENCE_S, check=False).returncode
+
+
+def run_child(line: Line, library: Any) -> int | None:
+    child = library.Process(target=line.noop.delay, args=(1,))
+    child.start()
+    child.join(PATIENCE_S)
+    code: int | None = child.exitcode
+    return code
+
+
+class TestAtTheEnd:
+    """RabbitMQ drops what it has not come to when a socket ends without a word."""
+
+    @pytest.mark.parametrize("line", ["amqp"], indirect=True)
+    @pytest.mark.parametrize("run", [
+        run_program,
+        lambda line: run_child(line, multiprocessing.get_context("fork")),
+        lambda line: run_child(line, billiard),
+    ], ids=["program", "multiprocessing", "billiard"])  # fmt: skip
+    def test_a_process_waits_for_the_answer_to_its_goodbye(
+        self, line: Line, run: Callable[[Line], int | None]
+    ) -> None:
+        line.noop.delay(0)
+        said = {"up": bytearray(), "down": bytearray()}
+
+        def listen(way: str, data: bytes) -> bool:
+            said[way] += data
+            return False
+
+        line.proxy.cut_when(listen)
+        assert run(line) == 0
+        assert said["up"].count(GOODBYE) == said["down"].count(ANSWER) == 1
+        # A child has left the connection of its parent alone.
+        line.noop.delay(2)
+        assert line.arrived(3) == [0, 1, 2]
+
+    @pytest.mark.long
+    def test_nothing_is_lost_when_the_broker_pauses(self, private_rabbitmq: RabbitMQ) -> None:
+        pid = private_rabbitmq.pid
+        assert pid is not None
+
+        def send(line: Line) -> None:
+            for n in range(1000):
+                line.noop.delay(n)
+            os.kill(pid, signal.SIGSTOP)
+            subprocess.Popen(["sh", "-c", f"sleep 0.7; kill -CONT {pid}"])
+            for n in range(1000, 1300):
+                line.noop.delay(n)
+
+        for _ in range(3):
+            with Vhost(private_rabbitmq) as vhost:
+                line = Line("amqp", vhost.url)
+                child = multiprocessing.get_context("fork").Process(target=send, args=(line,))
+                child.start()
+                child.join(PATIENCE_S)
+                assert child.exitcode == 0
+                assert line.arrived(1300) == list(range(1300))
+                line.close()
+
+
 class TestTogether:
     @pytest.mark.parametrize("line", ["redis", "amqp-confirmed"], indirect=True)
     def test_a_batch_that_breaks_off_is_not_repeated(self, line: Line) -> None:
@@ -306,6 +388,20 @@ class TestRabbitMQ:
         line = Line("amqp-confirmed", rabbitmq_url)
         yield line
         line.close()
+
+    @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux knows it")
+    @pytest.mark.parametrize(("settings", "expected"), [
+        ({}, UNREAD_MS),
+        ({"socket_settings": {18: 5000}}, 5000),
+    ])  # fmt: skip
+    def test_how_long_a_broker_may_pause(
+        self, line: Line, settings: dict[str, Any], expected: int
+    ) -> None:
+        line.app.conf.broker_transport_options = settings
+        with line.app.connection_for_write() as connection:
+            connection.connect()
+            end = connection.transport.client.connection.transport.sock
+            assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == expected
 
     def test_a_confirm_that_is_withheld(self, line: Line) -> None:
         line.noop.delay(1)

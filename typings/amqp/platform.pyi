@@ -1,0 +1,1 @@
+KNOWN_TCP_OPTS: set[str]
