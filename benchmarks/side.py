@@ -54,6 +54,22 @@ class Side:
         """Messages in a queue of its broker that no worker has taken yet."""
         return self.ground.count_waiting(self.broker, self.environment["BENCH_BROKER"], queue)
 
+    def describe(self) -> str:
+        """Where the tasks are: what to know of a run that does not end."""
+        told = f"{self.counted} tasks have run"
+        url, rabbitmq = self.environment["BENCH_BROKER"], self.ground.rabbitmq
+        # A broker that does not answer must not hide what else is known.
+        with contextlib.suppress(Exception):
+            if self.broker == "rabbitmq" and rabbitmq is not None:
+                columns = ("name", "messages_ready", "messages_unacknowledged", "consumers")
+                vhost = url.rpartition("/")[2]
+                told += "\n" + rabbitmq.ctl("list_queues", "-p", vhost, *columns)
+            elif self.broker == "redis":
+                with self.ground.redis.client() as client:
+                    lists = client.scan_iter(_type="list")
+                    told += "".join(f"\n{key.decode()}\t{client.llen(key)}" for key in lists)
+        return told
+
     def client(self, scenario: str, *arguments: int) -> Any:
         """Run `in_client(library, *arguments)` of a scenario in a new interpreter."""
         command = [self.ground.python, str(HERE / "client.py"), scenario, *map(str, arguments)]
@@ -96,12 +112,13 @@ class Worker:
         return tree_of(self.process.pid)
 
     def wait_for(self, what: str, condition: Callable[[], bool], every: float = 0.005) -> None:
-        """Look until it is so; give up, with the log, when the worker is dead or time is up."""
+        """Look until it is so; give up, saying how it is, when the worker is dead or time is up."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = self.log.read_text(errors="replace")[-4000:]
-                raise SystemExit(f"{self.side}: not yet so: {what}; its worker says:\n{text}")
+                told = f"{len(self.pids)} processes, {self.side.describe()}"
+                raise SystemExit(f"{self.side}: not yet so: {what}; {told}\nworker says:\n{text}")
             time.sleep(every)
 
     def wait_counted(self, count: int) -> None:
