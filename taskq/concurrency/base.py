@@ -130,12 +130,7 @@ class BasePool:
         args = args or ()
         kwargs = kwargs or {}
         if self._does_debug:
-            logger.debug(
-                "TaskPool: Apply %s (args:%s kwargs:%s)",
-                target,
-                truncate(repr(args), SHOWN_ARGUMENTS),
-                truncate(repr(kwargs), SHOWN_ARGUMENTS),
-            )
+            self._log_call(target, args, kwargs)
         return self.on_apply(
             target,
             args,
@@ -143,6 +138,14 @@ class BasePool:
             waitforslot=self.putlocks,
             callbacks_propagate=self.callbacks_propagate,
             **options,
+        )
+
+    def _log_call(self, target: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        logger.debug(
+            "TaskPool: Apply %s (args:%s kwargs:%s)",
+            target,
+            truncate(repr(args), SHOWN_ARGUMENTS),
+            truncate(repr(kwargs), SHOWN_ARGUMENTS),
         )
 
     def close(self) -> None:
