@@ -17,6 +17,7 @@ from billiard.exceptions import WorkerLostError
 from billiard.pool import EX_RECYCLE
 
 from taskq.concurrency.process_slot import Slot
+from taskq.concurrency.time_limits import NEVER
 from taskq.platforms import EX_OK
 from taskq.utils.log import get_logger
 
@@ -155,7 +156,7 @@ class ChildKeeper:
                     slot.pid,
                     self._alive_within,
                 )
-                slot.alive_by = float("inf")
+                slot.alive_by = NEVER
             elif now >= slot.alive_by:
                 logger.error(
                     "Timed out waiting for a sign of child process %s; killing it "
@@ -163,17 +164,17 @@ class ChildKeeper:
                     slot.pid,
                     self._alive_within,
                 )
-                slot.alive_by = float("inf")
+                slot.alive_by = NEVER
                 slot.kill()
 
-    def next_moment(self) -> float | None:
-        """Give the moment at which to look again; None when nothing is expected."""
+    def next_moment(self) -> float:
+        """Give the moment at which to look again; NEVER when nothing is expected."""
         if self._is_settled:
-            return None
+            return NEVER
         moments = [slot.alive_by for slot in self.slots if not slot.is_up]
         if self._start_at and self._missing() > 0:
             moments.append(self._start_at)
-        return min(moments, default=None)
+        return min(moments, default=NEVER)
 
     @property
     def is_settled(self) -> bool:
@@ -186,7 +187,7 @@ class ChildKeeper:
     @property
     def is_slow(self) -> bool:
         """True when a child's set-up takes longer than it has been waited for."""
-        return any(slot.alive_by == float("inf") and not slot.is_up for slot in self.slots)
+        return any(slot.alive_by == NEVER and not slot.is_up for slot in self.slots)
 
     # --- the end of a child ---------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
@@ -35,11 +36,14 @@ _making_events = threading.Lock()
 class Pace:
     """How long the runs of one kind of job take."""
 
-    __slots__ = ("slowness",)
+    __slots__ = ("is_quick", "slowness")
 
     def __init__(self) -> None:
         #: The share of runs that were not quick, the last ones weighing most.
         self.slowness = 1.0
+        #: True while nearly all of about the last hundred runs were quick. Not all: on a busy
+        #: machine a run may take long only because its process had to wait.
+        self.is_quick = False
 
     def note(self, seconds: float) -> None:
         """A run has taken so many seconds."""
@@ -47,14 +51,7 @@ class Pace:
             self.slowness *= 1 - WEIGHT
         else:
             self.slowness += (1 - self.slowness) * WEIGHT
-
-    @property
-    def is_quick(self) -> bool:
-        """True while nearly all of about the last hundred runs were quick.
-
-        Not all: on a busy machine a run may take long only because its process had to wait.
-        """
-        return self.slowness <= RARELY
+        self.is_quick = self.slowness <= RARELY
 
 
 class Paces(dict[Hashable, Pace]):
@@ -140,7 +137,8 @@ class Job:
 
     def complete(self, pid: int, moment: float, is_successful: bool, value: Any) -> None:
         """A child has started it and it has ended: both are learnt at once."""
-        self.accept(pid, moment)
+        if self._accept_callback is not None:
+            self._call(self._accept_callback, pid, moment)
         self.finish(is_successful, value)
 
     def finish(self, is_successful: bool, value: Any) -> None:
@@ -156,23 +154,23 @@ class Job:
     def report_soft_timeout(self) -> None:
         """Its soft time limit is used up, and it has been told."""
         if self._timeout_callback is not None:
-            self._call(self._timeout_callback, soft=True, timeout=self.soft_timeout)
+            self._call(partial(self._timeout_callback, soft=True, timeout=self.soft_timeout))
 
     def lose(self, how: str) -> None:
         """Its child is gone with it; `how` says how the child ended."""
         if self.is_overdue:
             self.finish(False, build_failure(TimeLimitExceeded(self.timeout)))
             if self._timeout_callback is not None:
-                self._call(self._timeout_callback, soft=False, timeout=self.timeout)
+                self._call(partial(self._timeout_callback, soft=False, timeout=self.timeout))
         elif self.terminated is not None:
             self.finish(False, build_failure(Terminated(-self.terminated)))
         else:
             text = f"Worker exited prematurely: {how} Job: {self.number}."
             self.finish(False, build_failure(WorkerLostError(text)))
 
-    def _call(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def _call(self, callback: Callable[..., Any], *args: Any) -> None:
         try:
-            callback(*args, **kwargs)
+            callback(*args)
         except Exception as exc:  # dispatch of callbacks: one job's must not stop the pool
             if isinstance(exc, (MemoryError, *self._propagate)):
                 raise

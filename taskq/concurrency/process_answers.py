@@ -33,8 +33,8 @@ class Answers(Dispatch):
         self._state = RUN
         self._limits = TimeLimits()
 
-    def _read(self, slot: Slot) -> None:
-        """Take in what a child has sent."""
+    def _read(self, slot: Slot, to_the_end: bool = False) -> None:
+        """Take in what a child has sent; `to_the_end` also what it has sent this very moment."""
         receive = slot.socket.receive
         while True:
             try:
@@ -44,10 +44,11 @@ class Answers(Dispatch):
                 return
             if packet is None:
                 return
-            kind, _number, seconds, payload = packet
+            kind, number, seconds, payload = packet
             if kind == DONE:
                 self._on_done(slot, seconds, payload)
-                if not slot.jobs:
+                # Asking for more than its last answer would cost a call for nothing.
+                if not slot.jobs or (number == slot.page.answered and not to_the_end):
                     return
             elif kind == STARTED:
                 self._on_started(slot, seconds)
@@ -69,9 +70,9 @@ class Answers(Dispatch):
         job.packet = None
         if job.soft_timeout or job.timeout:
             self._limits.add(job, moment)
-        self._reports.append((job.accept, slot.pid, moment))
+        self._reports.append((job.accept, (slot.pid, moment)))
         if job.terminated is not None and not job.signalled:
-            self._reports.append((self._terminate, job))
+            self._reports.append((self._terminate, (job,)))
         if self._waiting and len(slot.jobs) == 1:
             self._feed(slot)
 
@@ -100,9 +101,9 @@ class Answers(Dispatch):
         job.pace.note(seconds)
         if job.started_at is None:
             job.pid, job.started_at = slot.pid, time.monotonic() - seconds
-            self._reports.append((job.complete, job.pid, job.started_at, *_decode(payload)))
+            self._reports.append((job.complete, (job.pid, job.started_at, *_decode(payload))))
         else:
-            self._reports.append((job.finish, *_decode(payload)))
+            self._reports.append((job.finish, _decode(payload)))
         self._feed(slot)
 
     def _look_at_jobs(self, now: float) -> None:
@@ -132,7 +133,7 @@ class Answers(Dispatch):
             return
         slot.is_retiring = slot.is_retiring or self._state == TERMINATE
         # What it has said last is still in its socket.
-        self._read(slot)
+        self._read(slot, to_the_end=True)
         moment = slot.find_start()
         if moment is not None:
             self._on_started(slot, moment)
@@ -145,7 +146,7 @@ class Answers(Dispatch):
             front.slot = None
             # Whoever ends the whole pool wants running jobs to be run again, not to have failed.
             if self._state != TERMINATE:
-                self._reports.append((front.lose, how))
+                self._reports.append((front.lose, (how,)))
         for job in reversed(jobs):
             job.slot = None
             self._waiting.appendleft(job)
@@ -160,12 +161,12 @@ class Answers(Dispatch):
         if not is_soft:
             # With nothing behind it, the child either runs this job or has answered.
             self._take_back(slot)
-            self._read(slot)
+            self._read(slot, to_the_end=True)
         if job.slot is None:
             return
         if is_soft:
             slot.send_soft_limit(job)
-            self._reports.append((job.report_soft_timeout,))
+            self._reports.append((job.report_soft_timeout, ()))
         else:
             job.is_overdue = job.signalled = True
             slot.kill()

@@ -208,7 +208,7 @@ class ChildWorker(Worker):
         sys.exit(self._run_jobs())
 
     def _run_jobs(self) -> int:
-        send, note_start, now = self.socket.send, self.page.start, time.monotonic
+        send, page, now = self.socket.send, self.page, time.monotonic
         while True:
             packet = self.receive()
             if packet is None:
@@ -219,12 +219,13 @@ class ChildWorker(Worker):
             started = now()
             self.current = number
             if kind == QUICK_JOB:
-                note_start(number, started)
+                page.start(number, started)
             else:
                 send(pack(STARTED, number, started))
             is_successful, value, leaves = self._run(call)
             answer = _encode(is_successful, value)
             send(pack(DONE, number, now() - started, answer))
+            page.answer(number)
             if leaves is not None:
                 raise leaves
             if self._has_done_enough():

@@ -11,12 +11,14 @@ import selectors
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from taskq.concurrency.child_keeper import ChildKeeper
 from taskq.concurrency.job import QUICK_S, Job
 from taskq.concurrency.packets import RETIRE, pack
 from taskq.concurrency.process_slot import MOST_IN_HAND, Slot
+from taskq.concurrency.time_limits import NEVER
 
 __all__ = ("Dispatch",)
 
@@ -39,10 +41,10 @@ class Dispatch:
         self._doubled: dict[Slot, int] = {}
         #: Whether there are such slots, or quick jobs that may have started without a word.
         self._is_unsure = False
-        #: When to look at those, and when to try full sockets again; 0 for never.
-        self._look_at = self._retry_at = 0.0
+        #: When to look at those, and when to try full sockets again.
+        self._look_at = self._retry_at = NEVER
         #: Callbacks to be called, with their arguments.
-        self._reports: deque[tuple[Any, ...]] = deque()
+        self._reports: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
 
     def _place(self, job: Job) -> None:
         """Give a new job to an idle child, or behind a quick one, or let it wait."""
@@ -63,7 +65,7 @@ class Dispatch:
 
     def _send(self, slot: Slot, job: Job) -> bool:
         if not slot.send(job):
-            self._retry_at = self._retry_at or time.monotonic() + RETRY_S
+            self._retry_at = min(self._retry_at, time.monotonic() + RETRY_S)
             return False
         if len(slot.jobs) > 1:
             self._doubled.setdefault(slot, 0)
@@ -85,7 +87,7 @@ class Dispatch:
                 self._retire(slot)
             return
         jobs, waiting = slot.jobs, self._waiting
-        while waiting and (not jobs or self._may_double(slot)):
+        while waiting and len(jobs) < MOST_IN_HAND and (not jobs or self._may_double(slot)):
             job = waiting.popleft()
             if job.discard_if is not None and job.is_unwanted():
                 continue
@@ -96,11 +98,7 @@ class Dispatch:
             self._rest(slot)
 
     def _may_double(self, slot: Slot) -> bool:
-        return (
-            not self._idle
-            and self._waiting[0].pace.is_quick
-            and slot.has_room_behind(time.monotonic())
-        )
+        return not self._idle and self._waiting[0].pace.is_quick and slot.has_room_behind()
 
     def _rest(self, slot: Slot) -> None:
         """A child has nothing to do: it takes what waits behind another's job, or is idle."""
@@ -153,4 +151,4 @@ class Dispatch:
         self._take_back(slot)
         slot.is_told = slot.tell(pack(RETIRE))
         if not slot.is_told:
-            self._retry_at = self._retry_at or time.monotonic() + RETRY_S
+            self._retry_at = min(self._retry_at, time.monotonic() + RETRY_S)

@@ -36,6 +36,7 @@ from taskq.concurrency.child_keeper import ChildKeeper
 from taskq.concurrency.job import QUICK_S, Job, Paces
 from taskq.concurrency.process_answers import CLOSE, RUN, TERMINATE, Answers
 from taskq.concurrency.process_child import SOFT_LIMIT_SIGNAL
+from taskq.concurrency.time_limits import NEVER
 from taskq.utils.log import get_logger
 
 __all__ = ("ProcessPool",)
@@ -75,7 +76,7 @@ class ProcessPool(Answers):
         self._numbers = itertools.count(1)
         self._paces = Paces()
         self._hub: Any = None
-        self._hub_looks_at = 0.0
+        self._hub_looks_at = NEVER
         self._thread: threading.Thread | None = None
         self._ending: Callable[[], Any] | None = None
         self._waker, self._woken = socket.socketpair()
@@ -120,8 +121,6 @@ class ProcessPool(Answers):
         correlation_id: str | None = None,
         discard_if: Callable[[], Any] | None = None,
         kind: Hashable = None,
-        callbacks_propagate: Any = (),
-        **_: Any,
     ) -> Job | None:
         """Run target(*args, **kwargs) in a child; None when the pool takes no more.
 
@@ -141,7 +140,7 @@ class ProcessPool(Answers):
             timeout or self.timeout,
             correlation_id,
             discard_if,
-            callbacks_propagate or self._propagate,
+            self._propagate,
         )
         try:
             job.encode(target, args, kwargs or {})
@@ -150,7 +149,7 @@ class ProcessPool(Answers):
             return job
         with self._lock:
             self._place(job)
-            if (self._is_unsure and not self._look_at) or self._retry_at:
+            if (self._is_unsure and self._look_at == NEVER) or self._retry_at != NEVER:
                 self._plan()
         return job
 
@@ -222,7 +221,7 @@ class ProcessPool(Answers):
     def watch_with(self, hub: Any) -> None:
         """Have kombu's hub make the pool move; to be asked again after a reset of the hub."""
         self._hub = hub
-        self._hub_looks_at = 0.0
+        self._hub_looks_at = NEVER
         hub.add_reader(self._selector.fileno(), self.poll, 0)
         with self._lock:
             self._plan()
@@ -254,7 +253,7 @@ class ProcessPool(Answers):
         if timeout is None or timeout > 0:
             with self._lock:
                 moment = self._next_moment()
-            if moment is not None:
+            if moment != NEVER:
                 left = max(0.0, moment - time.monotonic())
                 timeout = left if timeout is None else min(timeout, left)
         events = self._selector.select(timeout)
@@ -264,7 +263,7 @@ class ProcessPool(Answers):
             self._look_around()
             self._plan()
         while self._reports:
-            call, *arguments = self._reports.popleft()
+            call, arguments = self._reports.popleft()
             call(*arguments)
 
     def _handle(self, key: selectors.SelectorKey, mask: int) -> None:
@@ -280,33 +279,29 @@ class ProcessPool(Answers):
             if mask & selectors.EVENT_READ:
                 self._read(slot)
 
-    def _next_moment(self) -> float | None:
-        """Give the moment at which something is to be looked at."""
-        moments = [self._limits.next_moment(), self._keeper.next_moment()]
-        if self._look_at:
-            moments.append(self._look_at)
-        if self._retry_at:
-            moments.append(self._retry_at)
-        return min((moment for moment in moments if moment is not None), default=None)
+    def _next_moment(self) -> float:
+        """Give the moment at which something is to be looked at; NEVER when nothing is."""
+        return min(
+            self._look_at, self._retry_at, self._limits.next_moment(), self._keeper.next_moment()
+        )
 
     def _plan(self) -> None:
         """See to it that the next moment is not slept through."""
-        if self._is_unsure and not self._look_at:
+        if self._is_unsure and self._look_at == NEVER:
             self._look_at = time.monotonic() + QUICK_S
             self._wake()
         if self._hub is None:
             return
         moment = self._next_moment()
-        if moment is None or (self._hub_looks_at and self._hub_looks_at <= moment):
+        if self._hub_looks_at <= moment:
             return
         self._hub_looks_at = moment
         self._hub.call_later(max(0.0, moment - time.monotonic()), self._look_for_hub)
 
     def _look_for_hub(self) -> None:
-        self._hub_looks_at = 0.0
+        self._hub_looks_at = NEVER
         with self._lock:
-            moment = self._next_moment()
-            if moment is None or moment > time.monotonic():
+            if self._next_moment() > time.monotonic():
                 # Other turns have looked meanwhile.
                 self._plan()
                 return
@@ -318,11 +313,11 @@ class ProcessPool(Answers):
         if self._limits:
             for is_soft, job in self._limits.pop_used_up(now):
                 self._limit(job, is_soft)
-        if self._look_at and now >= self._look_at:
-            self._look_at = 0.0
+        if now >= self._look_at:
+            self._look_at = NEVER
             self._look_at_jobs(now)
-        if self._retry_at and now >= self._retry_at:
-            self._retry_at = 0.0
+        if now >= self._retry_at:
+            self._retry_at = NEVER
             for slot in [slot for slot in self._keeper.slots if not slot.is_idle]:
                 self._feed(slot)
             self._feed_idle()

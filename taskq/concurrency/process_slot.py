@@ -116,15 +116,14 @@ class Slot:
             taken.append(job)
         return taken
 
-    def has_room_behind(self, now: float) -> bool:
+    def has_room_behind(self) -> bool:
         """Tell whether a quick job may wait behind those it has."""
-        jobs = self.jobs
-        if len(jobs) >= MOST_IN_HAND or self.is_retiring or not self.theirs.can_take_back:
+        if self.is_retiring or not self.theirs.can_take_back:
             return False
-        front = jobs[0]
+        front = self.jobs[0]
         if not front.pace.is_quick:
             return False
-        return front.started_at is None or now - front.started_at < QUICK_S
+        return front.started_at is None or time.monotonic() - front.started_at < QUICK_S
 
     def find_start(self) -> float | None:
         """Give the moment the first job has started if only the shared page says so yet."""

@@ -1,8 +1,8 @@
-"""This file is the page of memory the parent and one child both see: two words about a job.
+"""This file is the page of memory the parent and one child both see: a few words about jobs.
 
 The parent writes which job a soft time limit is meant for; the child writes which job it has
-started, where that is not worth a packet. A forked child has the page from its parent; a spawned
-one is given the descriptor of a file without a name.
+started, where that is not worth a packet, and which one it has answered last. A forked child has
+the page from its parent; a spawned one is given the descriptor of a file without a name.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from taskq.concurrency.packets import make_file
 
 __all__ = ("SharedPage",)
 
-#: Bytes: the limited job's number, the started job's number and moment.
-SIZE = 24
+#: Bytes: the limited job's number, the started job's number and moment, the answered job's number.
+SIZE = 32
 
 
 class SharedPage:
@@ -66,6 +66,15 @@ class SharedPage:
     def started_at(self) -> float:
         """The moment of its start."""
         return self._moments[2]
+
+    def answer(self, number: int) -> None:
+        """In the child: this job's answer has been sent."""
+        self._numbers[3] = number
+
+    @property
+    def answered(self) -> int:
+        """The number of the last job the child has answered, or of the one before it."""
+        return self._numbers[3]
 
     def close(self) -> None:
         """Give up the memory and what it was shared by."""

@@ -6,7 +6,10 @@ import heapq
 
 from taskq.concurrency.job import Job
 
-__all__ = ("TimeLimits",)
+__all__ = ("NEVER", "TimeLimits")
+
+#: The moment of what is not expected.
+NEVER = float("inf")
 
 #: Entries below which those of ended jobs do not matter.
 LEAST_TO_CLEAN = 256
@@ -37,12 +40,12 @@ class TimeLimits:
         heapq.heapify(self._heap)
         self._worth_cleaning = max(LEAST_TO_CLEAN, 2 * len(self._heap))
 
-    def next_moment(self) -> float | None:
-        """Give the moment at which to look again; None when nothing is watched."""
+    def next_moment(self) -> float:
+        """Give the moment at which to look again; NEVER when nothing is watched."""
         heap = self._heap
         while heap and heap[0][3].slot is None:
             heapq.heappop(heap)
-        return heap[0][0] if heap else None
+        return heap[0][0] if heap else NEVER
 
     def pop_used_up(self, now: float) -> list[tuple[bool, Job]]:
         """Give (is it the soft limit, job) of running jobs whose limit is used up."""

@@ -150,7 +150,7 @@ def test_killed_by_a_quick_job_it_had_started_only_that_is_lost(tmp_path: Path) 
     stage = Stage()
     stage.up()
     for target in (jobs.note, jobs.exit_hard):
-        stage.pool._paces[target].slowness = 0.0
+        stage.pool._paces[target].slowness, stage.pool._paces[target].is_quick = 0.0, True
     path = str(tmp_path / "runs")
     # Nobody has looked at the page where the child notes such starts when it dies.
     stage.account.give(stage.pool, 1, jobs.note, path, "1")
@@ -165,7 +165,7 @@ def test_killed_by_a_quick_job_it_had_started_only_that_is_lost(tmp_path: Path) 
 def test_killed_before_it_starts_a_quick_job_that_is_sent_again() -> None:
     stage = Stage()
     pid = stage.up()
-    stage.pool._paces[max].slowness = 0.0
+    stage.pool._paces[max].slowness, stage.pool._paces[max].is_quick = 0.0, True
     stage.account.give(stage.pool, 1, max, 1, 2)
     while not stage.account.done:
         stage.pool.poll(1)
@@ -194,7 +194,7 @@ def test_what_waits_in_the_hands_of_a_lost_child_is_sent_again() -> None:
     stage = Stage()
     stage.up()
     # Such jobs have been quick: more packets go into the child's hand.
-    stage.pool._paces[max].slowness = 0.0
+    stage.pool._paces[max].slowness, stage.pool._paces[max].is_quick = 0.0, True
     pid = stage.pool.pids()[0]
     os.kill(pid, signal.SIGSTOP)
     for number in range(MOST_IN_HAND + 1):

@@ -24,6 +24,7 @@ from taskq import Celery
 from taskq.concurrency import child_keeper
 from taskq.concurrency.heritage import Heritage
 from taskq.concurrency.job import QUICK_S, Pace
+from taskq.concurrency.packets import DONE
 from taskq.concurrency.prefork import TaskPool, process_destructor, process_initializer
 from taskq.concurrency.process_pool import ProcessPool
 from taskq.concurrency.process_slot import MOST_IN_HAND
@@ -164,6 +165,22 @@ def test_users_hear_of_children(tmp_path: Path) -> None:
     assert callable(process_destructor)
 
 
+def test_the_debug_log_tells_of_calls(caplog: pytest.LogCaptureFixture) -> None:
+    pool = TaskPool(1, threads=False)
+    with caplog.at_level(logging.DEBUG, "celery.pool"):
+        pool.start()
+        try:
+            answers: list[Any] = []
+            # Options of other pools mean nothing here.
+            for apply in (pool.apply_async, pool.on_apply):
+                apply(max, (1, 2), {"key": abs}, callback=answers.append, waitforslot=True)
+            wait_until(lambda: len(answers) == 2, turn=lambda: pool._pool.poll(0.1))
+        finally:
+            pool.terminate()
+    assert answers == [2, 2]
+    assert "TaskPool: Apply <built-in function max> (args:(1, 2) kwargs:{'key'" in caplog.text
+
+
 # --- starts that fail -----------------------------------------------------------------------------
 
 
@@ -246,7 +263,7 @@ def test_a_child_without_a_sign_of_life_is_replaced(
 def make_quick(pool: ProcessPool, kind: Any = jobs.nap) -> None:
     """Let the pool, once a child is up, take jobs of this kind for quick, as after many runs."""
     run(pool, jobs.nap, 0)
-    pool._paces[kind].slowness = 0.0
+    pool._paces[kind].slowness, pool._paces[kind].is_quick = 0.0, True
 
 
 def test_about_a_hundred_quick_runs_make_a_kind_quick() -> None:
@@ -310,6 +327,52 @@ def test_what_waits_behind_others_goes_to_a_child_that_has_nothing_to_do(
     assert not first.ready()
     later.touch()
     wait_until(first.ready, turn=lambda: pool.poll(0.1))
+
+
+@pytest.mark.parametrize("has_noted", [True, False])
+def test_every_answer_of_a_lost_child_counts_whatever_it_has_noted(
+    has_noted: bool, pools: Any
+) -> None:
+    pool = pools(1)
+    make_quick(pool)
+    (slot,) = pool._keeper.slots
+    done = [pool.apply_async(jobs.nap, (0,)) for _ in range(MOST_IN_HAND)]
+    wait_until(lambda: slot.page.answered == done[-1].number)
+    if not has_noted:
+        # It is killed between its last answer and the note of it.
+        slot.page.answer(done[0].number)
+    slot.kill()
+    wait_until(lambda: slot.reap() is not None)
+    # Its end may be heard before its answers.
+    pool._on_gone(slot)
+    pool.poll(0)
+    assert [job.get(FOREVER_S) for job in done] == [0] * MOST_IN_HAND
+
+
+def test_a_pool_asks_for_no_answer_that_is_not_there(
+    pools: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    pool = pools(1)
+    make_quick(pool)
+    make_quick(pool, jobs.hold)
+    (slot,) = pool._keeper.slots
+    packets: list[Any] = []
+    receive = slot.socket.receive
+
+    def count() -> Any:
+        packets.append(receive())
+        return packets[-1]
+
+    monkeypatch.setattr(slot.socket, "receive", count)
+    first = pool.apply_async(jobs.nap, (0,))
+    behind = pool.apply_async(jobs.hold, (str(go),))
+    wait_until(lambda: slot.page.answered == first.number)
+    pool.poll(1)
+    assert first.ready()
+    assert [packet[:2] for packet in packets] == [(DONE, first.number)]
+    go.touch()
+    wait_until(behind.ready, turn=lambda: pool.poll(0.1))
 
 
 def test_a_quick_job_that_is_not_quick_has_started_without_an_answer(
