@@ -1,7 +1,7 @@
 """This file is the message behind a request: what it says, and how it is settled.
 
-What a request says is read once, in the constructor, into slots: they are read on every step of
-the way, and reading one costs no call.
+What every step of the way reads is read once, in the constructor, into slots: reading one costs no
+call. What few ask for is looked up in `request_dict` when they do: that costs the others nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from taskq.exceptions import InvalidTaskError
 from taskq.protocol import from_task_v2
 from taskq.utils.log import get_logger
 from taskq.utils.nodenames import gethostname
-from taskq.utils.serialization import read_payload
 from taskq.utils.time import maybe_iso8601, maybe_make_aware
 from taskq.worker import state
 
@@ -40,12 +39,10 @@ class RequestMessage:
 
     __slots__ = (
         "__weakref__", "_already_cancelled", "_already_revoked", "_apply_result", "_context_cache",
-        "_embed", "_failure_stored", "_terminate_on_ack", "acknowledged", "app",
-        "args", "argsrepr", "body", "connection_errors", "content_encoding", "content_type",
-        "correlation_id", "delivery_info", "eta", "eventer", "expires", "hostname", "id",
-        "ignore_result", "kwargs", "kwargsrepr", "message", "name", "on_ack", "on_reject",
-        "parent_id", "reply_to", "request_dict", "root_id", "task", "time_limits", "time_start",
-        "type", "utc", "worker_pid",
+        "_embed", "_failure_stored", "_terminate_on_ack", "acknowledged", "app", "args", "body",
+        "connection_errors", "content_encoding", "content_type", "delivery_info", "eta", "eventer",
+        "expires", "hostname", "id", "kwargs", "message", "name", "on_ack", "on_reject",
+        "request_dict", "task", "time_limits", "time_start", "type", "utc", "worker_pid",
     )  # fmt: skip
 
     def __init__(
@@ -78,21 +75,14 @@ class RequestMessage:
         self.body = message.body if body is None else body
         self.app = app
         self.utc = utc
-        payload = self.body if decoded else read_payload(message)
+        payload = self.body if decoded else message.payload
         self.args, self.kwargs, self._embed = from_task_v2(payload)
         self.id: str = read_text(headers, "id")
         self.type: str = read_text(headers, "task")
         self.name: str = headers.get("shadow") or self.type
-        self.root_id = headers.get("root_id")
-        self.parent_id = headers.get("parent_id")
-        self.argsrepr = headers.get("argsrepr", "")
-        self.kwargsrepr = headers.get("kwargsrepr", "")
-        self.ignore_result = headers.get("ignore_result", False)
         self.time_limits = read_time_limits(headers.get("timelimit"))
         self.content_type = None if decoded else message.content_type
         self.content_encoding = None if decoded else message.content_encoding
-        self.correlation_id = properties.get("correlation_id")
-        self.reply_to = properties.get("reply_to")
         self.on_ack = on_ack
         self.on_reject = on_reject
         self.hostname = hostname or gethostname()
@@ -115,16 +105,16 @@ class RequestMessage:
             "redelivered": delivery.get("redelivered", False),
         }
         # What the task will see as its request, as plain data that may cross to a child process.
-        self.request_dict = {
-            **headers,
-            "properties": properties,
-            "reply_to": self.reply_to,
-            "correlation_id": self.correlation_id,
-            "hostname": self.hostname,
-            "delivery_info": self.delivery_info,
-            "args": self.args,
-            "kwargs": self.kwargs,
-        }
+        self.request_dict: dict[str, Any] = dict(
+            headers,
+            properties=properties,
+            reply_to=properties.get("reply_to"),
+            correlation_id=properties.get("correlation_id"),
+            hostname=self.hostname,
+            delivery_info=self.delivery_info,
+            args=self.args,
+            kwargs=self.kwargs,
+        )
 
     # --- settling ---------------------------------------------------------------------------
 
@@ -243,6 +233,41 @@ class RequestMessage:
     def task_name(self) -> str:
         """The shown name, by its older name."""
         return self.name
+
+    @property
+    def argsrepr(self) -> Any:
+        """The positional arguments as the sender has put them into words."""
+        return self.request_dict.get("argsrepr", "")
+
+    @property
+    def kwargsrepr(self) -> Any:
+        """The same for the keyword arguments."""
+        return self.request_dict.get("kwargsrepr", "")
+
+    @property
+    def ignore_result(self) -> Any:
+        """True when the sender wants no result."""
+        return self.request_dict.get("ignore_result", False)
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What the message is an answer to; the id, for a task."""
+        return self.request_dict.get("correlation_id")
+
+    @property
+    def reply_to(self) -> str | None:
+        """Where the result is to be sent, with rpc://."""
+        return self.request_dict.get("reply_to")
+
+    @property
+    def root_id(self) -> str | None:
+        """Id of the task the whole chain of calls began with."""
+        return self.request_dict.get("root_id")
+
+    @property
+    def parent_id(self) -> str | None:
+        """Id of the task that has sent this one."""
+        return self.request_dict.get("parent_id")
 
     @property
     def chord(self) -> Any:

@@ -86,7 +86,9 @@ def test_it_knows_its_call(app: Celery) -> None:
     assert request.args == [1]
     assert request.kwargs == {"y": 2}
     assert request.task is app.tasks["add"]
-    assert request.reply_to == "me"
+    assert (request.reply_to, request.correlation_id) == ("me", "id-1")
+    assert (request.parent_id, request.argsrepr, request.kwargsrepr) == (None, "(1,)", "")
+    assert request.ignore_result is False
     assert str(request) == "sum[id-1]"
     assert repr(request).startswith("<Request: sum[id-1] (1,)")
     assert request.delivery_info == {
