@@ -137,13 +137,14 @@ def as_task_v2(
     not given; a naive `now` is UTC and shown in `timezone`. Stamps named in `stamped_headers` are
     taken from `options`. Raises TypeError when args or kwargs are not what a call takes.
     """
-    args, kwargs = checked_arguments(args, kwargs)
+    if type(args) is not tuple or type(kwargs) is not dict:
+        args, kwargs = checked_arguments(args, kwargs)
     if countdown or expires is not None or eta is not None:
         eta, expires = _moments(countdown, eta, expires, now, clock, timezone)
     if argsrepr is None:
         argsrepr = repr_of_args(args, argsrepr_maxsize, repr_maxlevels)
     if kwargsrepr is None:
-        kwargsrepr = repr_of_kwargs(kwargs, kwargsrepr_maxsize, repr_maxlevels)
+        kwargsrepr = repr_of_kwargs(kwargs, kwargsrepr_maxsize, repr_maxlevels) if kwargs else "{}"
     if not root_id:
         root_id = task_id
     return _as_message((

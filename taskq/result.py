@@ -73,7 +73,7 @@ class AsyncResult(ResultDocument, Generic[R]):
     ) -> None:
         if id is None:
             raise ValueError(f"AsyncResult requires valid id, not {type(id)}")
-        self.app = app = app_or_default(app or self.app)
+        self.app = app = app or self.app or app_or_default()
         self.id = id
         self.backend = backend or app.backend
         self.parent = parent

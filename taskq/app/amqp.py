@@ -39,6 +39,7 @@ from taskq.protocol import INT_MIN, TaskMessage
 from taskq.signals import after_task_publish, before_task_publish, task_sent
 from taskq.utils.log import get_logger
 from taskq.utils.nodenames import anon_nodename
+from taskq.utils.producer import Producer
 
 if TYPE_CHECKING:
     from taskq.app.base import App
@@ -87,7 +88,7 @@ class AMQP:
     Connection = connections.Connection
     BrokerConnection = connections.Connection
     Consumer = kombu.Consumer
-    Producer = kombu.Producer
+    Producer = Producer
     queues_cls: type[Queues] = Queues
 
     autoexchange: AutoExchange | None = None
@@ -195,7 +196,7 @@ class AMQP:
             if eta := all_headers.get("eta"):
                 exchange, routing_key = find_way(self, queue, exchange, routing_key, eta)
             if declare is None:
-                declare = _declaration(producer, queue, self.queues)
+                declare = _declaration(producer, queue, self)
         if delivery_mode is None:
             delivery_mode = conf.task_default_delivery_mode
         if compression is None:
@@ -435,7 +436,7 @@ class AMQP:
         return self._origin[1]
 
 
-def _declaration(producer: kombu.Producer, queue: Queue, known: Queues) -> Any:
+def _declaration(producer: kombu.Producer, queue: Queue, amqp: AMQP) -> Any:
     """What a publish must declare: the queue, once a connection; of a Broadcast its exchange."""
     mark = queue.__dict__.get(_MARK)
     if mark is None:
@@ -443,7 +444,7 @@ def _declaration(producer: kombu.Producer, queue: Queue, known: Queues) -> Any:
             # Its queues are its consumers'; without its exchange Redis would not know of a fanout.
             return [queue.exchange]
         # A mark outlives its queue in the connection, so only lasting queues get one.
-        lasting = known.get(queue.name) is queue and queue.can_cache_declaration
+        lasting = amqp.queues.get(queue.name) is queue and queue.can_cache_declaration
         mark = queue.__dict__[_MARK] = object() if lasting else False
     connection = producer.__connection__
     if not mark or connection is None or producer.exchange.name:

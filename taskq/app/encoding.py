@@ -10,7 +10,7 @@ from typing import Any
 
 from kombu import compression
 from kombu.exceptions import SerializerNotInstalled
-from kombu.serialization import dumps, pickle_protocol, registry
+from kombu.serialization import pickle_protocol, registry
 from kombu.utils import json
 
 from taskq.exceptions import UnknownCompression
@@ -27,7 +27,6 @@ __all__ = (
     "register_pickle",
     "register_zstd",
     "utf8dict",
-    "write_body",
 )
 
 #: Serialisers and compressions that come with an extra: name -> extra.
@@ -73,21 +72,6 @@ def check_accepted(setting: str, names: Iterable[str] | None) -> None:
             near = closest(str(name), known)
             why = f"did you mean {near!r}?" if near else f"known are {', '.join(known)}"
         raise SerializerNotInstalled(f"{setting} names {name!r}, which is not known here: {why}")
-
-
-def write_body(body: Any, serializer: str) -> tuple[str, str, Any]:
-    """Content type, encoding and bytes or text of a body; SerializerNotInstalled, EncodeError."""
-    codec = registry._encoders.get(serializer)
-    if codec is not None and serializer != "raw":
-        try:
-            return codec.content_type, codec.content_encoding, codec.encoder(body)
-        except Exception:
-            # Once more, the way that says what is wrong.
-            return dumps(body, serializer)
-    try:
-        return dumps(body, serializer)
-    except SerializerNotInstalled as exc:
-        raise SerializerNotInstalled(not_installed("serializer", serializer)) from exc
 
 
 def explain_unwritable(properties: Mapping[str, Any], exc: Exception) -> Exception:

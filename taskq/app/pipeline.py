@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu import Exchange
 from kombu.exceptions import BatchPublishError as KombuBatchPublishError
+from kombu.exceptions import SerializerNotInstalled
 from kombu.utils.url import maybe_sanitize_url
 
 from taskq.app.deadline import TimedConnection
-from taskq.app.encoding import write_body
+from taskq.app.encoding import not_installed
 from taskq.app.sending import broker_errors, open_at_once, raise_cannot_send
 from taskq.exceptions import BatchPublishError
+from taskq.utils.producer import write_body
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -120,7 +122,11 @@ class Pipeline:
     ) -> None:
         """Keep a message; raises EncodeError when it cannot be written."""
         # Written now: what the caller changes afterwards is not sent, and an error is the caller's.
-        options["content_type"], options["content_encoding"], data = write_body(body, serializer)
+        try:
+            written = write_body(body, serializer)
+        except SerializerNotInstalled as exc:
+            raise SerializerNotInstalled(not_installed("serializer", serializer)) from exc
+        options["content_type"], options["content_encoding"], data = written
         for entity in declare or ():
             self._entities[id(entity)] = entity
         if not self._messages:

@@ -159,7 +159,6 @@ def test_broad_except_only_at_the_edges() -> None:
 
 #: module -> why it may catch everything
 EDGES: dict[str, str] = {
-    "taskq.app.encoding": "a user's serializer may raise anything; it becomes an EncodeError",
     "taskq.app.models": "a user's model may raise anything while it is tried; it is sent as it is",
     "taskq.app.retry": "whatever keeps a retry from being sent, its first message is rejected",
     "taskq.app.trace": "the tracer's edge, and its dispatch of hooks",
@@ -180,6 +179,7 @@ EDGES: dict[str, str] = {
     "taskq.concurrency.process_pool": "pickling a job may run the user's code; the thread's loop",
     "taskq.concurrency.thread": "the edge of a thread: a job's errors are answers",
     "taskq.transports.redis_line": "a half-read reply must not stay on the line",
+    "taskq.utils.producer": "a user's serializer may raise anything; it becomes an EncodeError",
     "taskq.utils.serialization": "users' exception classes raise anything while made or pickled",
     "taskq.utils.signalling": "hook dispatch",
     "taskq.utils.threads": "the loop of a background thread",

@@ -24,6 +24,18 @@ class Producer:
     ) -> None: ...
     def declare(self) -> None: ...
     def maybe_declare(self, entity: Any, retry: bool = ..., **retry_policy: Any) -> Any: ...
+    def _prepare(
+        self,
+        body: Any,
+        serializer: str | None = ...,
+        content_type: str | None = ...,
+        content_encoding: str | None = ...,
+        compression: str | None = ...,
+        headers: Any = ...,
+    ) -> tuple[Any, str, str]: ...
+    def _delivery_details(
+        self, exchange: Any, delivery_mode: Any = ..., *args: Any
+    ) -> tuple[Any, Any]: ...
     def publish(
         self,
         body: Any,
