@@ -1,7 +1,7 @@
 """The connections of one application to one Redis, shared by its threads.
 
-Storing uses connections that are kept and spoken to directly: redis-py's `execute_command` takes
-longer than the server. Reading goes through an ordinary client.
+Storing uses connections that are kept and spoken to directly (redis_exchange.py): redis-py's
+`execute_command` takes longer than the server. Reading goes through an ordinary client.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from redis import Redis
 from redis.connection import ConnectionPool
 from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
+from taskq.backends.redis_exchange import exchange
 from taskq.backends.redis_reader import ResultReader, Retry
 from taskq.utils.redis_packing import pack_commands
 
@@ -74,14 +75,13 @@ class RedisLink:
 
     def store(self, key: bytes, document: Any, seconds: int, judged: Any = b"") -> Any:
         """Store and announce a document with one packet; gives what STORE gives."""
-        arguments = (1, key, document, seconds, judged)
-        command: tuple[str, str] = ("EVALSHA", _STORE_SHA)
+        command = ("EVALSHA", _STORE_SHA, 1, key, document, seconds, judged)
         while True:
             connection, is_new = self._take()
             try:
-                return self._ask(connection, *command, *arguments)
+                return self._ask(connection, command)
             except NoScriptError:
-                command = ("EVAL", STORE)
+                command = ("EVAL", STORE, 1, key, document, seconds, judged)
             except (ConnectionError, TimeoutError):
                 # A kept one may have died long ago; and storing twice does no harm.
                 if is_new:
@@ -93,11 +93,10 @@ class RedisLink:
         except IndexError:
             return self.pool.get_connection(), True
 
-    def _ask(self, connection: Any, *command: Any) -> Any:
+    def _ask(self, connection: Any, command: tuple[Any, ...]) -> Any:
         answered = False
         try:
-            connection.send_packed_command(pack_commands(connection, [command]))
-            answer = connection.read_response()
+            answer = exchange(connection, pack_commands(connection, (command,)))
             answered = True
             return answer
         except ResponseError:

@@ -143,10 +143,13 @@ class TestRedisBackend(BackendContract):
     def test_who_is_interrupted_leaves_no_answer_behind(
         self, backend: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        def ask_and_leave(connection: Any, packed: Any) -> None:
+            connection.send_packed_command(packed)
+            raise SystemExit
+
         backend.store_result("a", 1, "SUCCESS")
-        (kept,) = backend.link._kept
         with monkeypatch.context() as patch:
-            patch.setattr(kept, "read_response", lambda: (_ for _ in ()).throw(SystemExit))
+            patch.setattr(redis_link, "exchange", ask_and_leave)
             with pytest.raises(SystemExit):
                 backend.store_result("b", 2, "SUCCESS")
         assert backend.client.get("celery-task-meta-a").startswith(b'{"status"')
