@@ -65,13 +65,13 @@ class Context:
     utc: bool | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = self.__dict__
-        fields.update(*args, **kwargs)
+        # A dict copied as a whole: given field by field it takes several times as long.
+        fields = self.__dict__ = dict(*args, **kwargs)
         if "timelimit" in fields:
             self._mirror_time_limits()
         if fields.get("headers") is None:
             # Nearly all messages have none, and finding that out costs least this way.
-            has_custom = not fields.keys() <= _KNOWN
+            has_custom = not _KNOWN.issuperset(fields)
             fields["headers"] = (
                 {key: value for key, value in fields.items() if key not in _KNOWN}
                 if has_custom

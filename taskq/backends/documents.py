@@ -6,6 +6,7 @@ The same for Celery and taskq, since either may read what the other has written.
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, cast
 
 from kombu.exceptions import DecodeError
@@ -18,6 +19,7 @@ from taskq.backends.compression import compress_payload, decompress_payload
 from taskq.backends.error_coding import pack_exception, unpack_exception
 from taskq.exceptions import ImproperlyConfigured
 from taskq.joining import ResultBase
+from taskq.utils.json_writing import is_ours
 
 if TYPE_CHECKING:
     from taskq.context import Context
@@ -35,7 +37,59 @@ class Documents:
     compression: str | None
     accept: Any
 
+    #: Whether documents are made by the methods of this file, and none of a subclass.
+    _makes_stock = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        names = ("_get_result_meta", "current_task_children", "encode", "_write_plain")
+        cls._makes_stock = all(getattr(cls, name) is getattr(Documents, name) for name in names)
+
     # -- writing
+
+    def _write_document(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,
+        traceback: str | None,
+        request: Context | None,
+    ) -> Any:
+        """The result document as the store keeps it."""
+        if state == states.SUCCESS and request and not traceback and self._makes_stock:
+            document = self._write_success(task_id, result, request)
+            if document is not None:
+                return document
+        meta = self._get_result_meta(result, state, traceback, request)
+        meta["task_id"] = task_id
+        return self.encode(meta)
+
+    def _write_success(self, task_id: str, result: Any, request: Context) -> str | None:
+        """The document of a success that has nothing special, as `encode` would write it; or None.
+
+        Nearly all documents are of this form. Written as one text they take half the time.
+        """
+        if (
+            self.serializer != "json"
+            or self.compression
+            or request.group
+            or request.parent_id
+            or request.children
+            or self.app.conf.result_extended
+        ):
+            return None
+        write = serializer_registry._encoders["json"].encoder
+        if not is_ours(write):
+            return None
+        try:
+            return (
+                f'{{"status": "SUCCESS", "result": {write(result)}, "traceback": null, '
+                f'"children": [], "date_done": "{self._now().isoformat()}", '
+                f'"task_id": {encode_basestring_ascii(task_id)}}}'
+            )
+        except Exception:
+            # The long way says what is wrong.
+            return None
 
     def _get_result_meta(
         self,

@@ -122,11 +122,10 @@ class BaseKeyValueStoreBackend(Backend):
         request: Context | None = None,
         **kwargs: Any,
     ) -> Any:
-        meta = self._get_result_meta(result, state, traceback, request)
-        meta["task_id"] = bytes_to_str(task_id)
+        document = self._write_document(bytes_to_str(task_id), result, state, traceback, request)
         key = self.get_key_for_task(task_id)
         if self._stored_state(key) != states.SUCCESS:
-            self._set_with_state(key, self.encode(meta), state)
+            self._set_with_state(key, document, state)
         return result
 
     def _stored_state(self, key: Any) -> Any:

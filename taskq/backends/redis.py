@@ -229,9 +229,9 @@ class RedisBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):
         request: Context | None = None,
         **kwargs: Any,
     ) -> Any:
-        meta = self._get_result_meta(result, state, traceback, request)
-        meta["task_id"] = task_id
-        document = self._check_size(self.encode(meta))
+        document = self._check_size(
+            self._write_document(task_id, result, state, traceback, request)
+        )
         seconds = self.failure_expires if state == states.FAILURE else self.expires
         arguments = (self.get_key_for_task(task_id), document, seconds or 0)
         try:

@@ -93,11 +93,10 @@ class SQLiteBackend(KeyValueStoreBackend):
         request: Context | None = None,
         **kwargs: Any,
     ) -> Any:
-        meta = self._get_result_meta(result, state, traceback, request)
-        meta["task_id"] = bytes_to_str(task_id)
+        document = self._write_document(bytes_to_str(task_id), result, state, traceback, request)
         now = time.time()
         expires = self._find_end(now, state)
-        row = (self.get_key_for_task(task_id), _as_blob(self.encode(meta)), state, expires, now)
+        row = (self.get_key_for_task(task_id), _as_blob(document), state, expires, now)
         # Settings that ask for retries have store_result count them; clients get the error at once.
         if request is None or self.always_retry:
             self._write(_STORE_UNLESS_SUCCESS, row)
@@ -163,11 +162,11 @@ class SQLiteBackend(KeyValueStoreBackend):
     def _write(self, statement: str, parameters: Sequence[Any]) -> None:
         self.database.require("results", SCHEMA)
         moment = time.monotonic()
-        expired_before = None
-        if moment >= self._next_cleanup:
-            self._next_cleanup = moment + CLEANUP_EVERY_S
-            expired_before = time.time()
-        removed = self.database.write(_execute, statement, parameters, expired_before)
+        if moment < self._next_cleanup:
+            self.database.write_one(statement, parameters)
+            return
+        self._next_cleanup = moment + CLEANUP_EVERY_S
+        removed = self.database.write(_clean_and_execute, time.time(), statement, parameters)
         if removed == EXPIRED_AT_ONCE:
             # There are more: without going on at once, a busy file would only grow.
             self._next_cleanup = moment
@@ -215,15 +214,10 @@ def _as_blob(value: Any) -> bytes:
     return value.encode() if isinstance(value, str) else bytes(value)
 
 
-def _execute(
-    connection: sqlite3.Connection,
-    statement: str,
-    parameters: Sequence[Any],
-    expired_before: float | None,
+def _clean_and_execute(
+    connection: sqlite3.Connection, before: float, statement: str, parameters: Sequence[Any]
 ) -> int:
-    removed = 0
-    if expired_before is not None:
-        removed = _remove_expired(connection, expired_before)
+    removed = _remove_expired(connection, before)
     connection.execute(statement, parameters)
     return removed
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ("build_writer",)
+__all__ = ("build_writer", "is_ours")
 
 _make_c_encoder: Any = getattr(json.encoder, "c_make_encoder", None)
 
@@ -38,3 +38,8 @@ def build_writer(encoder: json.JSONEncoder) -> Callable[[Any], str]:
             return encoder.encode(value)
 
     return encode
+
+
+def is_ours(writer: Callable[[Any], str]) -> bool:
+    """Whether build_writer has made it: what it writes may be put together from parts."""
+    return writer.__module__ == __name__
