@@ -6,6 +6,7 @@ the last time, asked for again in the same packet, and mended when it has change
 
 from __future__ import annotations
 
+import os
 from binascii import b2a_base64
 from collections.abc import Collection
 from itertools import count
@@ -44,10 +45,16 @@ class Publishing(Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         #: Bindings as last read, by exchange.
         self._tables: dict[str, Table] = {}
+        #: Delivery tags are this, which no other channel or process has, and a number.
+        self._tag = ""
+        self._tag_pid = 0
+        self._numbers = count()
         super().__init__(*args, **kwargs)
 
     def _next_delivery_tag(self) -> str:
-        return build_task_id()
+        if self._tag_pid != os.getpid():
+            self._tag, self._tag_pid = build_task_id()[:24], os.getpid()
+        return f"{self._tag}{next(self._numbers):012x}"
 
     def basic_publish(
         self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any
@@ -140,10 +147,13 @@ class Publishing(Base):
         priority = (message.get("properties") or {}).get("priority")
         if type(priority) is not int or priority:
             priority = self._get_message_priority(message, reverse=False)
+        # The list of the first step has the queue's own name.
+        is_first = not priority and not self.priority_steps[0]
         prefix = self.global_keyprefix
         commands: list[Command] = []
         for queue in queues:
-            commands.append(("LPUSH", prefix + self._q_for_pri(queue, priority), payload))
+            name = queue if is_first else self._q_for_pri(queue, priority)
+            commands.append(("LPUSH", prefix + name, payload))
             if self._expires:
                 commands += self.build_expiries(queue)
         return commands
@@ -231,7 +241,11 @@ class Publishing(Base):
 
 
 class PublishBatch:
-    """Messages collected for one packet; those to one list follow each other in one command."""
+    """Messages collected for one packet; those to one list follow each other in one command.
+
+    kombu's Producer calls `publish` for each message of a block, at its end `flush`, or `discard`
+    if the block failed, and `close` in any case.
+    """
 
     def __init__(self, channel: Publishing, max_size: int) -> None:
         self.channel = channel
@@ -288,5 +302,4 @@ class PublishBatch:
         self._place = None
 
     def close(self) -> None:
-        """End the batch; what was not flushed is forgotten."""
-        self.discard()
+        """Nothing to give back: the connection is the channel's."""
