@@ -281,14 +281,11 @@ def _connect(connection: Any, policy: Any) -> None:
 
 
 def _take_apart(connection: Any) -> None:
-    for _ in range(2):  # what stumbles over a channel leaves the rest, which is closed next
-        try:
-            connection.collect()
-        except Exception as error:
-            # A dead connection may fail in any way while it is taken apart.
-            logger.debug("Could not take the lost connection apart: %r", error)
-        else:
-            return
+    try:
+        connection.collect()
+    except Exception as error:
+        # A dead connection may fail in any way while it is taken apart.
+        logger.debug("Could not take the lost connection apart: %r", error)
 
 
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()

@@ -6,14 +6,17 @@ What all parts of the Redis transport speak through; who asks from another threa
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from redis.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from taskq.transports.redis_scripts import HASHES, SOURCES
 from taskq.utils.redis_packing import pack_commands
@@ -43,6 +46,9 @@ class Line:
         )
         self._connection: Any = None
         self._pid = 0
+        #: The socket that `_poll` looks at.
+        self._polled: Any = None
+        self._poll: Callable[[int], Any] | None = None
         self._lock = threading.RLock()
         #: Who waits for replies, and for how many.
         self._waiting: deque[tuple[int, Receiver]] = deque()
@@ -86,7 +92,12 @@ class Line:
 
     @property
     def has_news(self) -> bool:
-        """Say whether `hear` would find something: a reply, or that the server hung up."""
+        """Say whether `hear` would find something: a reply, or that the server hung up.
+
+        On a closed line it would not: nothing is due any more.
+        """
+        if self.socket is None:
+            return False
         try:
             return bool(self._connection.can_read(0))
         except (RedisError, OSError):
@@ -102,10 +113,24 @@ class Line:
                 self._pid = os.getpid()
                 self._waiting.clear()
             elif connection._sock is not None and not self._waiting and not self._is_fresh():
-                _hang_up_if_dead(connection)
+                self._hang_up_if_dead(connection)
             if connection._sock is None:
                 connection.connect()
             return connection._sock
+
+    def _hang_up_if_dead(self, connection: Any) -> None:
+        # Nothing was asked: what there is to read is the server hanging up.
+        if self._polled is not connection._sock:
+            self._polled = connection._sock
+            self._poll = _find_poll(self._polled)
+        if self._poll is not None and not self._poll(0):
+            return
+        try:
+            dead = connection.can_read(0)
+        except (RedisError, OSError):
+            dead = True
+        if dead:
+            connection.disconnect()
 
     def _is_fresh(self) -> bool:
         return self._trusted_s > 0 and time.monotonic() - self._heard_at < self._trusted_s
@@ -141,13 +166,21 @@ class Line:
             raise RedisConnectionError("the connection to Redis was closed while waiting for it")
         replies: list[Any] = []
         try:
+            read = connection.read_response
+            if type(connection).read_response is AbstractConnection.read_response:
+                # Past the layer that words an error before there is one.
+                read = connection._parser.read_response
             for _ in range(count):
                 try:
-                    replies.append(connection.read_response())
+                    replies.append(read())
                 except ResponseError as exc:
                     replies.append(exc)
             if self._trusted_s:
                 self._heard_at = time.monotonic()
+        except OSError as exc:
+            self.close()
+            kind = RedisTimeoutError if isinstance(exc, TimeoutError) else RedisConnectionError
+            raise kind(f"Error while reading from {connection._host_error()}: {exc}") from exc
         except BaseException:
             # Half of the replies read: whoever asked next would be given the others.
             self.close()
@@ -160,11 +193,10 @@ def build_call(script: str, keys: Sequence[Any], arguments: Sequence[Any]) -> Co
     return ("EVALSHA", HASHES[script], len(keys), *keys, *arguments)
 
 
-def _hang_up_if_dead(connection: Any) -> None:
-    # Nothing was asked: what there is to read is the server hanging up.
-    try:
-        dead = connection.can_read(0)
-    except (RedisError, OSError):
-        dead = True
-    if dead:
-        connection.disconnect()
+def _find_poll(sock: Any) -> Callable[[int], Any] | None:
+    """A look at whether a socket has something to read; None where redis-py has to be asked."""
+    if not hasattr(select, "poll") or hasattr(sock, "pending"):  # Windows; TLS
+        return None
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll.poll

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ("MOST_WAITS", "Waits", "Watch")
 
+#: Seconds after which a wait that cannot be ended is hung up on.
+END_S = 1.0
+
 #: Lists above which one connection watches them all.
 MOST_WAITS = 32
 
@@ -78,8 +81,13 @@ class Waits:
 
     def end(self, line: Line) -> bool:
         """End all waits, and read what they still bring; False when one could not be ended."""
+        deadline = time.monotonic() + END_S
         left = [wait for wait in self._waits.values() if wait.is_armed]
         while left:
+            if any(wait.line.socket is None for wait in left) or time.monotonic() > deadline:
+                # A broken line will not bring what its wait has moved, nor say that it ended.
+                self.close()
+                return False
             try:
                 ended = line.ask(*[("CLIENT", "UNBLOCK", wait.client) for wait in left])
             except ResponseError:
@@ -109,9 +117,11 @@ class Waits:
 
     def close(self) -> None:
         """Hang up."""
-        for wait in self._waits.values():
-            # Its answer may be on its way.
-            self.channel.is_torn = self.channel.is_torn or wait.is_armed
+        for name, wait in self._waits.items():
+            if wait.is_armed:
+                # Its answer may be on its way, and a message in its in-flight list.
+                self.channel.is_torn = True
+                self.channel.on_rung(name)
             self._drop(wait)
         self._waits.clear()
 
