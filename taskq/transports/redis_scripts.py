@@ -42,7 +42,8 @@ local function take(from, list, most)
     redis.call('HSET', KEYS[2], unpack(copies))
     redis.call('ZADD', KEYS[3], unpack(scores))
   end
-  if #found > 0 then redis.call('RPOP', from, #found) end
+  -- RPOP would give them all once more.
+  if #found > 0 then redis.call('LTRIM', from, 0, -1 - #found) end
   for i = #found, 1, -1 do
     out[#out + 1] = list
     out[#out + 1] = found[i]
