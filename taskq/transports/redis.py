@@ -236,7 +236,9 @@ class Transport(kombu_redis.Transport):
     def _turn(self) -> None:
         for channel in list(self.channels):
             if channel.active_fanout_queues:
-                self._listen(channel)
+                listening = channel._in_listen
+                if not listening or listening._sock not in self._watched:
+                    self._listen(channel)
             channel.turn()
 
     def _listen(self, channel: ReservingChannel) -> None:
@@ -246,8 +248,7 @@ class Transport(kombu_redis.Transport):
             client.connection = client.connection_pool.get_connection()
         if not channel._in_listen or client.connection._sock is None:
             channel._subscribe()
-        if client.connection._sock not in self._watched:
-            self.watch(client.connection._sock, lambda: self._receive(channel))
+        self.watch(client.connection._sock, lambda: self._receive(channel))
 
     def _receive(self, channel: ReservingChannel) -> None:
         if channel._receive():

@@ -60,14 +60,17 @@ class _Receiver(NamedTuple):
     no_ack: bool
 
 
+#: Lists, each with its queue.
+_Names = list[tuple[str, str]]
+
+
 class _Call(NamedTuple):
     """A packet whose replies are due: acks, a call of the reserve script, or both."""
 
     number: int
     #: Messages asked for; 0 for acks alone.
     limit: int
-    #: The lists asked, each with its queue.
-    names: list[tuple[str, str]]
+    names: _Names
     acked: list[str]
     #: Commands about what waits for its time.
     delays: int = 0
@@ -76,7 +79,7 @@ class _Call(NamedTuple):
 class _Reserve(NamedTuple):
     """What calls of the reserve script for the same queues, in the same order, have in common."""
 
-    names: list[tuple[str, str]]
+    names: _Names
     keys: list[Any]
     arguments: list[Any]
 
@@ -182,23 +185,22 @@ class ReservingChannel(Delaying):
         """Send what was acked and ask for what there is room for, in one packet."""
         if self._call is not None:
             return
-        acked = self._take_done()
+        acked = self._take_done() if self._done else []
         limit = self._find_demand(bool(acked)) if self._receivers else 0
         if not (limit or acked or self.delays.is_due):
             return
         delays = self.delays.build_commands()
-        call = _Call(0, 0, [], acked)
         commands = self._build_acks(acked)
+        number, names = 0, _Names()
         if limit:
             # Whatever rings from now on may be news to this call or not.
             self.hungry = False
-            self.session.calls += 1
-            call, command = self._build_reserve(limit, self._order_queues(), acked)
+            number, names, command = self._build_reserve(limit, self._order_queues())
             commands.append(command)
             for queue in self._receivers if self._expires else ():
                 commands += self.build_expiries(queue)
-        self._call = call = call._replace(delays=len(delays))
         commands += delays
+        self._call = call = _Call(number, limit, names, acked, len(delays))
         try:
             self._calls.send(commands, self._on_replies)
         except BROKEN:
@@ -227,9 +229,9 @@ class ReservingChannel(Delaying):
         if not self.hungry:
             return 0
         if has_acked and not self._is_patient and 2 * room < self.qos.prefetch_count:
-            # More acks are on their way, and with them more room; looked at again at once.
+            # More acks are on their way, and with them more room. Looked at again when Redis has
+            # answered to these acks.
             self._is_patient = True
-            self.connection.wake()
             return 0
         self._is_patient = False
         return room
@@ -238,9 +240,10 @@ class ReservingChannel(Delaying):
         return list(self._queue_cycle.consume(len(self._receivers)))
 
     def _build_reserve(
-        self, limit: int, queues: list[str], acked: list[str], no_ack: bool = False
-    ) -> tuple[_Call, Command]:
+        self, limit: int, queues: list[str], no_ack: bool = False
+    ) -> tuple[int, _Names, Command]:
         session = self.session
+        session.calls += 1
         order = tuple(queues)
         if self._rung or no_ack or order not in self._reserves:
             reserve = self._describe_reserve(order, no_ack)
@@ -251,8 +254,7 @@ class ReservingChannel(Delaying):
             reserve = self._reserves[order]
         prefix = f"{session.id}:{session.calls}:"
         arguments = (session.epoch, prefix, limit, *reserve.arguments)
-        command = build_call(RESERVE, reserve.keys, arguments)
-        return _Call(session.calls, limit, reserve.names, acked), command
+        return session.calls, reserve.names, build_call(RESERVE, reserve.keys, arguments)
 
     def _describe_reserve(self, queues: tuple[str, ...], no_ack: bool) -> _Reserve:
         session, keys = self.session, self.keys
@@ -291,16 +293,17 @@ class ReservingChannel(Delaying):
 
     def _take_in(self, call: _Call, reply: list[Any]) -> None:
         prefix = f"{self.session.id}:{call.number}:"
+        waiting = self.connection.waiting
         queue = ""
-        for number in range(0, len(reply), 2):
-            place = call.names[reply[number] - 1]
+        for number, (found, raw) in enumerate(zip(reply[::2], reply[1::2], strict=True), 1):
+            place = call.names[found - 1]
             queue = place[1]
             tag = ""
             receiver = self._receivers.get(queue)
             if receiver is None or not receiver.no_ack:
-                tag = f"{prefix}{number // 2 + 1}"
+                tag = f"{prefix}{number}"
                 self.held[tag] = place
-            self.connection.waiting.append((self, tag, queue, reply[number + 1]))
+            waiting.append((self, tag, queue, raw))
         if queue:
             self._queue_cycle.rotate(queue)
         if len(reply) == 2 * call.limit:
@@ -338,10 +341,11 @@ class ReservingChannel(Delaying):
                 self.session.recovery.put_back([tag], unmarked=[tag])
             return False
         try:
-            payload = (load_typed if b'"__type__"' in raw else read_json)(raw.decode())
+            payload = (load_typed if b"__type__" in raw else read_json)(raw.decode())
             properties = payload.setdefault("properties", {})
             properties["delivery_tag"] = tag
-            properties.setdefault("delivery_info", {"exchange": "", "routing_key": queue})
+            if "delivery_info" not in properties:
+                properties["delivery_info"] = {"exchange": "", "routing_key": queue}
             message = self.Message(payload, channel=self)
         except (ValueError, TypeError, LookupError, AttributeError) as exc:
             # Whatever some program has pushed there.
@@ -356,18 +360,16 @@ class ReservingChannel(Delaying):
         """Give the next message of a queue, None when there is none."""
         if self._call is not None:
             self.hear()
-        session = self.session
-        session.calls += 1
-        call, (_, *command) = self._build_reserve(1, [queue], [], no_ack)
-        _, count, *rest = command
+        number, names, command = self._build_reserve(1, [queue], no_ack)
+        _, _, count, *rest = command
         reply = self.line.run(RESERVE, rest[:count], rest[count:])
         for extra in self.build_expiries(queue):
             self.line.ask(extra)
         if not reply:
             return None
-        tag = "" if no_ack else f"{session.id}:{call.number}:1"
+        tag = "" if no_ack else f"{self.session.id}:{number}:1"
         if tag:
-            self.held[tag] = call.names[reply[0] - 1]
+            self.held[tag] = names[reply[0] - 1]
         payload = load_typed(reply[1])
         payload["properties"]["delivery_tag"] = tag
         return self.Message(payload, channel=self)

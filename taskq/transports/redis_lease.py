@@ -46,6 +46,8 @@ class Session:
         self.keys = keys
         self.lease_s = min(lease_s, visibility_s)
         self.visibility_s = visibility_s
+        #: Seconds after a renewal in which our tags are ours without a look.
+        self.fresh_s = self.lease_s * 2 / 3
         #: Changed when a call was lost: a script of before then does nothing any more.
         self.epoch = 1
         self.calls = 0
@@ -118,7 +120,7 @@ class Session:
             self.renewed = now
 
     def _is_fresh(self, now: float) -> bool:
-        return now - self.renewed < self.lease_s * 2 / 3
+        return now - self.renewed < self.fresh_s
 
     def _are_scores_due(self, now: float) -> bool:
         return now - self._scores_renewed >= min(self.visibility_s / 3, SCORES_S)
@@ -132,7 +134,7 @@ class Session:
 
     def check(self) -> bool:
         """Say whether what is still held may be started; asks Redis only when it may not be."""
-        if self._is_fresh(time.monotonic()):
+        if time.monotonic() - self.renewed < self.fresh_s:
             return True
         try:
             self.renew()

@@ -60,12 +60,7 @@ class Settling(Publishing):
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Acknowledge a message; with a Hub it is sent at the end of the turn."""
-        tags = [delivery_tag]
-        if multiple:
-            tags = list(self.held)
-            if delivery_tag:
-                tags = tags[: tags.index(delivery_tag) + 1] if delivery_tag in tags else []
-        for tag in tags:
+        for tag in self._tags_up_to(delivery_tag) if multiple else (delivery_tag,):
             if self.held.pop(tag, self) is not self:
                 if ":" in tag:
                     self._done.append(tag)
@@ -76,6 +71,12 @@ class Settling(Publishing):
             self.flush_acks()
         else:
             self.connection.wake_from_thread()
+
+    def _tags_up_to(self, delivery_tag: str) -> list[str]:
+        tags = list(self.held)
+        if not delivery_tag:
+            return tags
+        return tags[: tags.index(delivery_tag) + 1] if delivery_tag in tags else []
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Drop a message, or put it back at the end of its queue, marked redelivered."""

@@ -23,6 +23,7 @@ from servers import Proxy, RedisServer
 from taskq.app.connections import Connection
 from taskq.exceptions import ImproperlyConfigured
 from taskq.transports import redis as transport_module
+from taskq.transports import redis_waits as waits_module
 from taskq.transports.redis import Transport
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -203,6 +204,40 @@ def test_what_is_beyond_the_last_slot_goes_straight_back(
     assert not client.keys("taskq.worker.*:inflight:*")
 
 
+@pytest.mark.parametrize("trouble", ["closed", "silent"])
+def test_waits_that_cannot_be_ended_are_hung_up_on(
+    broker: Broker,
+    client: redis.Redis,
+    producer: Producer,
+    queue: Queue,
+    trouble: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waits_module, "END_S", 0.1)
+    inbox = Inbox(broker, queue, prefetch=1)
+    wait_until(lambda: count_waits(client) == 4, turn=lambda: broker.turn(inbox.connection))
+    waits = inbox.channel._waits._waits
+    # The last one: a message in the first list rings another.
+    last = waits[inbox.channel.lists_of(queue.name)[-1]]
+    if trouble == "closed":
+        last.line.close()
+    else:
+        # The server knows nothing of the wait, and its good-bye has got lost.
+        last.client = 0
+    for number in range(3):
+        send(producer, queue, number)
+    inbox.wait(1)
+    wait_until(lambda: count_waits(client) == 0, turn=lambda: broker.turn(inbox.connection))
+    for count in (2, 3):
+        inbox.messages[-1].ack()
+        inbox.wait(count)
+    assert inbox.payloads() == [0, 1, 2]
+    inbox.messages[-1].ack()
+    # It goes on waiting, on new lines.
+    wait_until(lambda: count_waits(client) == 4, turn=lambda: broker.turn(inbox.connection))
+    assert not client.keys("taskq.worker.*:inflight:*")
+
+
 def test_a_ring_while_a_call_is_on_its_way_is_heard(redis_url: str) -> None:
     broker = Broker(redis_url, {}, with_hub=True)
     inbox = Inbox(broker, broker.queue())
@@ -355,7 +390,7 @@ def test_a_call_that_was_given_up_has_no_effect(
     inbox.wait_long()
     channel = inbox.channel
     channel._end_waits()
-    call, command = channel._build_reserve(5, [queue.name], [])
+    _, _, command = channel._build_reserve(5, [queue.name])
     send(producer, queue, 1)
     channel.session.invalidate_calls()
     assert channel.line.ask(command) == [None]
@@ -430,6 +465,27 @@ def test_a_lost_connection_gives_everything_back_at_once(
         # What was acked stays acked.
         wait_until(lambda: client.llen(queue.name) == 4 and client.hlen("unacked") == 0)
         assert not client.hkeys("taskq.workers")[1:]
+
+
+def test_a_consumer_whose_waits_were_cut_off_is_taken_apart(
+    broker: Broker, client: redis.Redis, producer: Producer, queue: Queue
+) -> None:
+    connection = broker.connect()
+    channel = connection.default_channel
+    kombu.Consumer(channel, [queue], on_message=print).consume()
+    wait_until(lambda: count_waits(client) == 4, turn=lambda: broker.turn(connection))
+    key = channel.session.key
+    for each in client.client_list():
+        if "b" in each["flags"]:
+            client.client_kill(each["addr"])
+    with pytest.raises(connection.connection_errors):
+        broker.run(connection, lambda: False)
+    # Nothing stumbles, so nothing is left behind.
+    connection.collect()
+    assert channel.closed
+    assert not client.exists(key)
+    send(producer, queue, 1)
+    assert Inbox(broker, queue).wait(1)[0].payload == 1
 
 
 def test_a_connection_the_server_closed_is_made_anew(
