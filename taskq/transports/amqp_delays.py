@@ -10,6 +10,11 @@ the copy. What is not confirmed is handed to its consumer again, to be held by t
 killed in between leaves both: so a redelivered message is held here, where the copy, when it comes,
 is recognised by the task's id.
 
+The loop waits for nothing. The queues are declared in one go, which takes the broker seconds; a yes
+to the last thing asked for is one to all, and a no comes as the channel's end. Copies of one turn
+go out together. They keep their places in the prefetch window until they are confirmed: no more
+than that can be doubled by a kill.
+
 Every queue is bound to the last exchange by a word that is its own: kombu's bindings leave direct
 exchanges out, and `#.name` would also take what is meant for a queue called `other.name`.
 """
@@ -17,14 +22,15 @@ exchanges out, and `#.name` would also take what is meant for a queue called `ot
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import takewhile
 from time import monotonic
 from typing import Any
 
 from amqp import Message
 from amqp.exceptions import AMQPError, ChannelError
+from amqp.spec import Confirm
 from kombu.transport.native_delayed_delivery import (
     CELERY_DELAYED_DELIVERY_EXCHANGE,
-    MAX_LEVEL,
     MAX_NUMBER_OF_BITS_TO_USE,
     calculate_routing_key,
     declare_native_delayed_delivery_exchanges_and_queues,
@@ -51,7 +57,7 @@ HELD_REDELIVERED = 1000
 #: AMQP's limit of a routing key, in bytes, without the bits and their dots.
 LONGEST_KEY = 255 - 2 * MAX_NUMBER_OF_BITS_TO_USE
 
-#: Seconds the broker has to set up the queues, or to confirm what is on its way at the end.
+#: Seconds the broker has to answer: where there is no loop to wait in, and at the end.
 SETUP_S, LAST_CONFIRMS_S = 30.0, 5.0
 
 LEVEL_PREFIX = "celery_delayed_"
@@ -114,6 +120,23 @@ def _key_of(queue: str) -> str:
     return "taskq=" + queue.replace("%", "%25").replace(".", "%2E")
 
 
+class _Unawaited:
+    """A channel for kombu to declare on, which waits for no answers."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def channel(self) -> _Unawaited:
+        """What kombu asks of a connection."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._channel, name)
+        if name in ("exchange_declare", "exchange_bind", "queue_declare", "queue_bind"):
+            return lambda *args, **kwargs: method(*args, **{**kwargs, "nowait": True})
+        return method
+
+
 class Delays:
     """The way of one consuming connection to the delay queues."""
 
@@ -121,8 +144,13 @@ class Delays:
         self._connection = connection
         self._client: Any = None
         self._channel: Any = None
+        #: Are the queues there?
+        self._is_set_up = False
+        #: (delivery, its queue, when the wait is over) of copies that are not sent yet.
+        self._unsent: list[tuple[Any, str, float]] = []
         #: Number of the copy on the channel -> the delivery it was made of.
         self._parked: dict[int, Any] = {}
+        self._count = 0
         self._bound: set[str] = set()
 
     def park(self, delivery: Any, queue: str, seconds: float) -> bool:
@@ -130,20 +158,17 @@ class Delays:
         if seconds <= SHORTEST_S or not self._takes(delivery, queue):
             return False
         due = monotonic() + seconds
-        if not (self._channel or self._open()) or not self._bind(queue):
+        if not (self._channel or self._open()):
             return False
-        # Setting up may have taken a while.
-        whole = min(int(due - monotonic()) - EARLY_S, LONGEST_S)
-        if whole < 1:
-            return False
-        copy = Message(delivery.raw, **_copy_properties(delivery, queue))
-        channel = self._channel
-        key = calculate_routing_key(whole, _key_of(queue))
-        channel.send(channel.as_frames(copy, level_name(MAX_LEVEL), key, True, False), [copy])
-        self._parked[next(reversed(channel.unconfirmed))] = delivery
-        if self._connection.loop is None:
+        self._bind(queue)
+        self._unsent.append((delivery, queue, due))
+        if self._connection.loop is not None:
+            return True
+        try:
             self._await_confirms(SETUP_S)
-        return True
+        except (AMQPError, OSError) as exc:
+            self._do_without(exc)
+        return not delivery.is_refused
 
     def _takes(self, delivery: Any, queue: str) -> bool:
         if delivery.is_refused or len(_key_of(queue).encode()) > LONGEST_KEY:
@@ -153,17 +178,42 @@ class Delays:
             return False
         return not (self._channel and self._channel.connection.is_blocked)
 
+    def flush(self) -> None:
+        """Send the copies of this turn, once the queues are there."""
+        if not self._unsent or not self._is_set_up:
+            return
+        unsent, self._unsent = self._unsent, []
+        channel, now = self._channel, monotonic()
+        copies, frames = [], []
+        for delivery, queue, due in unsent:
+            seconds = min(int(due - now) - EARLY_S, LONGEST_S)
+            if seconds < 1 or not self._is_held(delivery):
+                # Setting up has taken a while.
+                self._hand_back(delivery)
+                continue
+            copy = Message(delivery.raw, **_copy_properties(delivery, queue))
+            key = calculate_routing_key(seconds, _key_of(queue))
+            # The levels above would only pass it on, each at the broker's expense.
+            first = level_name(seconds.bit_length() - 1)
+            copies.append(copy)
+            frames.append(channel.as_frames(copy, first, key, True, False))
+            self._count += 1
+            self._parked[self._count] = delivery
+        if copies:
+            channel.send(b"".join(frames), copies)
+
     # -- the connection
 
     def _open(self) -> bool:
-        client = self._connection.client.clone(heartbeat=0)
-        if client.as_uri() in _unwilling:
+        if self._connection.client.as_uri() in _unwilling:
             return False
+        client = self._connection.client.clone(heartbeat=0)
         try:
             client.connection.limit_at = monotonic() + SETUP_S
-            declare_native_delayed_delivery_exchanges_and_queues(client, "quorum")
             channel = client.channel()
-            channel.confirm_select()
+            declare_native_delayed_delivery_exchanges_and_queues(_Unawaited(channel), "quorum")
+            channel._callbacks[Confirm.SelectOk] = self._on_set_up
+            channel.send_method(Confirm.Select, "b", (False,))
             channel._confirm_selected = True
             client.connection.limit_at = None
         except (AMQPError, OSError) as exc:
@@ -173,22 +223,23 @@ class Delays:
         channel.events["basic_nack"].add(self._on_refusal)
         channel.events["basic_return"].add(self._on_return)
         self._client, self._channel = client, channel
+        self._is_set_up, self._count = False, 0
         if self._connection.loop is not None:
             self._connection.loop.add_reader(client.connection.wire.sock, self._read)
         return True
 
-    def _bind(self, queue: str) -> bool:
-        if queue in self._bound:
-            return True
-        try:
+    def _bind(self, queue: str) -> None:
+        if queue not in self._bound:
             self._channel.queue_bind(
-                queue, CELERY_DELAYED_DELIVERY_EXCHANGE, "#." + _key_of(queue)
+                queue, CELERY_DELAYED_DELIVERY_EXCHANGE, "#." + _key_of(queue), nowait=True
             )
-        except ChannelError as exc:
-            self._give_up(self._client, exc)
-            return False
-        self._bound.add(queue)
-        return True
+            self._bound.add(queue)
+
+    def _do_without(self, exc: AMQPError | OSError) -> None:
+        """Hold messages here, when that is what an error means; else raise it."""
+        if self._is_set_up and not isinstance(exc, ChannelError):
+            raise exc
+        self._give_up(self._client, exc)
 
     def _give_up(self, client: Any, exc: BaseException) -> None:
         # No answer may be different the next time; a no stays a no.
@@ -206,24 +257,28 @@ class Delays:
             loop.remove_reader(link._transport.sock)
         with suppress(AMQPError, OSError):
             client.release()
-        refused, self._parked = list(self._parked.values()), {}
+        refused = [*self._parked.values(), *(delivery for delivery, *_ in self._unsent)]
+        self._parked.clear()
+        self._unsent.clear()
         for delivery in refused:
             self._hand_back(delivery)
 
     # -- what the broker says
 
     def _read(self) -> None:
-        client = self._client
         try:
-            client.connection.read_turn()
-        except ChannelError as exc:
-            self._give_up(client, exc)
+            self._client.connection.read_turn()
+        except (AMQPError, OSError) as exc:
+            self._do_without(exc)
+
+    def _on_set_up(self) -> None:
+        self._is_set_up = True
 
     def _on_confirm(self, number: int, multiple: bool) -> None:
         for delivery in self._take(number, multiple):
             if delivery.is_refused:
                 self._hand_back(delivery)
-            elif delivery.channel.connection is not None:
+            elif self._is_held(delivery):
                 delivery.channel.basic_ack(delivery.delivery_tag)
 
     def _on_refusal(self, number: int, multiple: bool) -> None:
@@ -238,15 +293,25 @@ class Delays:
                 delivery.is_refused = True
 
     def _take(self, number: int, multiple: bool) -> list[Any]:
-        numbers = [each for each in self._parked if each <= number] if multiple else [number]
+        numbers = [number]
+        if multiple:
+            numbers = list(takewhile(lambda each: each <= number, self._parked))
         return [self._parked.pop(each) for each in numbers if each in self._parked]
+
+    def _is_held(self, delivery: Any) -> bool:
+        # The broker may have closed its channel; tags begin anew then.
+        held = delivery.channel.held.get(delivery.delivery_tag) is delivery
+        return held and delivery.channel.connection is not None
 
     def _hand_back(self, delivery: Any) -> None:
         """Have the consumer take the message again, and hold it this time."""
         delivery.is_refused = True
+        if not self._is_held(delivery):
+            return
         channel = delivery.channel
         consume = channel.callbacks.get(delivery.delivery_info["consumer_tag"])
-        if consume is not None and delivery.delivery_tag in channel.held:
+        # Without a loop it is still in its consumer's hands.
+        if consume is not None and self._connection.loop is not None:
             consume(delivery)
 
     # -- the end
@@ -255,7 +320,10 @@ class Delays:
         link = self._client.connection
         link.limit_at = monotonic() + seconds
         try:
-            while self._parked:
+            while True:
+                self.flush()
+                if not (self._parked or self._unsent):
+                    break
                 link.drain_events()
         finally:
             link.limit_at = None
@@ -273,6 +341,7 @@ class Delays:
         """End the connection; what was not confirmed comes again."""
         client, self._client, self._channel = self._client, None, None
         self._parked.clear()
+        self._unsent.clear()
         if client is not None:
             with suppress(AMQPError, OSError):
                 client.release()

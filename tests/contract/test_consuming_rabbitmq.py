@@ -6,6 +6,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +23,7 @@ from taskq.transports import amqp_delays
 class Desk:
     """A consumer in a kombu Hub, and what it writes to the broker."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, window: int = 0) -> None:
         self.queue = Queue(f"desk-{uuid4().hex[:8]}")
         self.connection = Connection(url)
         self.channel = self.connection.default_channel
@@ -30,8 +31,12 @@ class Desk:
         self.connection.register_with_event_loop(self.hub)
         self.messages: list[Any] = []
         self.on_message: Callable[[Any], Any] = self.messages.append
-        consumer = Consumer(self.channel, [self.queue], on_message=lambda m: self.on_message(m))
-        consumer.consume()
+        if window:
+            self.channel.basic_qos(0, window, True)
+        self.consumer = Consumer(
+            self.channel, [self.queue], on_message=lambda m: self.on_message(m)
+        )
+        self.consumer.consume()
         self.written: list[bytes] = []
         wire = self.connection.connection.wire
         self.write = wire.write
@@ -57,6 +62,13 @@ class Desk:
 
     def run_all(self, count: int) -> None:
         self.run(lambda: len(self.messages) >= count)
+
+    def run_only(self, count: int) -> None:
+        """Run until there are so many messages; there are no more of them a little later."""
+        self.run_all(count)
+        end = time.monotonic() + 0.2
+        self.run(lambda: time.monotonic() > end)
+        assert len(self.messages) == count
 
     @property
     def acks(self) -> list[list[tuple[int, bool]]]:
@@ -165,6 +177,91 @@ class TestAcks:
         assert desk.count_left() == 0
 
 
+class TestWindow:
+    """It is that of the channel, whichever way the broker counts it."""
+
+    @pytest.fixture
+    def desk(self, rabbitmq_url: str) -> Iterator[Desk]:
+        with closing(Desk(rabbitmq_url, window=2)) as desk:
+            yield desk
+
+    def test_of_one_consumer_is_counted_by_consumer(self, desk: Desk) -> None:
+        desk.send(4)
+        desk.run_only(2)
+        assert desk.channel.window._is_by_consumer
+        desk.messages[0].ack()
+        desk.run_only(3)
+        # To say the same again changes nothing.
+        desk.channel.basic_qos(0, 2, True)
+        assert desk.channel.window._is_by_consumer
+
+    def test_can_be_changed(self, desk: Desk) -> None:
+        desk.send(9)
+        desk.run_only(2)
+        desk.channel.basic_qos(0, 5, True)
+        assert not desk.channel.window._is_by_consumer
+        desk.run_only(5)
+        for message in desk.messages:
+            message.ack()
+        desk.run_only(9)
+        desk.messages[5].ack()
+        desk.channel.basic_qos(0, 1, True)
+        desk.send(1)
+        desk.run_only(9)
+        assert [message.payload for message in desk.messages] == list(range(1, 10))
+        assert not any(message.delivery_info["redelivered"] for message in desk.messages)
+        for message in desk.messages[6:]:
+            message.ack()
+        desk.run_only(10)
+
+    def test_is_shared_by_two_consumers(self, desk: Desk) -> None:
+        desk.send(1)
+        desk.run_only(1)
+        other = Queue(f"{desk.queue.name}-b")
+        desk.consumer.add_queue(other)
+        desk.consumer.consume()
+        for number in range(3):
+            Producer(desk.channel).publish(number, routing_key=other.name)
+        desk.run_only(2)
+        desk.send(1)
+        desk.run_only(2)
+        desk.messages[0].ack()
+        desk.messages[1].ack()
+        desk.run_only(4)
+        other(desk.channel).delete()
+
+    def test_counts_what_an_ended_consumer_was_given(self, desk: Desk) -> None:
+        desk.send(4)
+        desk.run_only(2)
+        desk.consumer.cancel()
+        desk.consumer.consume()
+        desk.run_only(2)
+        desk.messages[0].ack()
+        desk.run_only(3)
+
+    @pytest.mark.parametrize("options", [
+        {"auto_delete": True},
+        {"queue_arguments": {"x-single-active-consumer": True}},
+    ])  # fmt: skip
+    def test_no_consumer_leaves_a_queue_that_minds(
+        self, rabbitmq_url: str, options: dict[str, Any]
+    ) -> None:
+        with closing(Desk(rabbitmq_url)) as desk:
+            desk.consumer.cancel()
+            channel = desk.connection.connection.channel()
+            channel.basic_qos(0, 1, True)
+            queue = Queue(f"{desk.queue.name}-minds", **options)
+            consumer = Consumer(channel, [queue], on_message=desk.messages.append)
+            consumer.consume()
+            assert not channel.window._is_by_consumer
+            for number in range(2):
+                Producer(channel).publish(number, routing_key=queue.name)
+            desk.run_only(1)
+            desk.messages[0].ack()
+            desk.run_only(2)
+            queue(channel).delete()
+
+
 @pytest.fixture(scope="module")
 def vhost(rabbitmq_vhost: Vhost) -> Iterator[Vhost]:
     with Vhost(rabbitmq_vhost.broker) as vhost:
@@ -174,6 +271,7 @@ def vhost(rabbitmq_vhost: Vhost) -> Iterator[Vhost]:
 class TestDelays:
     @pytest.fixture
     def desk(self, vhost: Vhost) -> Iterator[Desk]:
+        amqp_delays._unwilling.clear()
         desk = Desk(vhost.url)
         yield desk
         desk.close()
@@ -258,14 +356,16 @@ class TestDelays:
         self, desk: Desk, vhost: Vhost, caplog: pytest.LogCaptureFixture
     ) -> None:
         vhost.ctl("set_permissions", "guest", "^(?!celery_delayed).*", ".*", ".*")
-        amqp_delays._unwilling.clear()
         with caplog.at_level(logging.WARNING, "taskq"):
-            assert not self.delay(desk, 60)
+            assert self.delay(desk, 60)
+            # Nothing is waited for: the broker's no comes later.
+            desk.run_all(2)
             assert not self.delay(desk, 60)
         vhost.ctl("set_permissions", "guest", ".*", ".*", ".*")
-        amqp_delays._unwilling.clear()
         (record,) = [each for each in caplog.records if "wait in this worker" in each.message]
         assert "ACCESS_REFUSED" in record.message
+        first, again, _ = desk.messages
+        assert again is first
         assert len(desk.channel.held) == 2
         desk.messages[0].ack()
         desk.run(lambda: len(desk.channel.held) == 1)
@@ -278,7 +378,7 @@ class TestDelays:
             if missing == "queue":
                 other.default_channel.queue_delete("celery_delayed_5")
             else:
-                other.default_channel.exchange_delete("celery_delayed_27")
+                other.default_channel.exchange_delete("celery_delayed_5")
         desk.messages.clear()
         assert self.delay(desk, 60, headers={"id": "b"})
         desk.run_all(2)
@@ -286,6 +386,49 @@ class TestDelays:
         assert again is first
         assert first.delivery_tag in desk.channel.held
         assert not desk.channel.basic_delay(first.delivery_tag, 60)
+
+    def test_setting_up_holds_nothing_up(self, desk: Desk) -> None:
+        desk.send(2)
+        desk.run_all(2)
+        first, second = desk.messages
+        assert desk.channel.basic_delay(first.delivery_tag, 60)
+        assert desk.channel.basic_delay(second.delivery_tag, 60)
+        delays = desk.connection.connection.delays
+        assert not delays._is_set_up
+        # It takes so long that the second is due.
+        delays._unsent[1] = (*delays._unsent[1][:2], time.monotonic())
+        desk.run_all(3)
+        assert desk.messages[2] is second
+        desk.run(lambda: list(desk.channel.held) == [second.delivery_tag])
+
+    def test_those_of_a_turn_are_sent_together(self, desk: Desk) -> None:
+        desk.channel.basic_qos(0, 0, True)
+        assert self.delay(desk, 60)
+        desk.run(lambda: not desk.channel.held)
+        wire = desk.connection.connection.delays._client.connection.wire
+        desk.send(5)
+        desk.run_all(6)
+        written: list[bytes] = []
+        wire.write = written.append
+        for message in desk.messages[1:]:
+            assert desk.channel.basic_delay(message.delivery_tag, 60)
+        assert not written
+        desk.connection.connection.end_turn()
+        (data,) = written
+        assert data.count(b"\x10celery_delayed_5") == 5
+
+    def test_without_a_loop_a_confirm_is_awaited(self, desk: Desk) -> None:
+        desk.send(2)
+        desk.run_all(2)
+        first, second = desk.messages
+        desk.connection.connection.leave()
+        assert desk.channel.basic_delay(first.delivery_tag, 60)
+        assert list(desk.channel.held) == [second.delivery_tag]
+        with desk.connection.clone() as other:
+            other.default_channel.exchange_delete("celery_delayed_5")
+        assert not desk.channel.basic_delay(second.delivery_tag, 60)
+        assert list(desk.channel.held) == [second.delivery_tag]
+        assert len(desk.messages) == 2
 
     def test_a_redelivered_message_is_held_here(self, desk: Desk) -> None:
         desk.send(1)

@@ -13,8 +13,8 @@ from servers import Vhost
 
 SETTINGS: dict[str, Any] = {}
 
-#: basic.publish to the first of the delay exchanges.
-PUBLISH = b"\x00\x3c\x00\x28\x00\x00\x11celery_delayed_27"
+#: basic.publish to one of the delay exchanges of the shorter waits.
+PUBLISH = b"\x00\x3c\x00\x28\x00\x00\x10celery_delayed_"
 
 
 def is_park(way: str, data: bytes) -> bool:

@@ -15,7 +15,7 @@ from amqp.exceptions import UnexpectedFrame
 from amqp.serialization import dumps, loads
 
 from taskq.transports.amqp_consuming import Inbox, frame_handler
-from taskq.transports.amqp_reading import read_address, read_properties
+from taskq.transports.amqp_reading import Tables, _read_table, read_address, read_properties
 
 HEADERS = {
     "lang": "py",
@@ -67,6 +67,64 @@ def test_address(redelivered: bool) -> None:
     method += dumps("sLbss", ("consumer-1", 2**40, redelivered, "exchange", "ü.key"))
     expected, _ = loads("sLbss", method, 4)
     assert list(read_address(method)) == expected
+
+
+def table(headers: dict[Any, Any]) -> bytes:
+    return dumps("F", (headers,))[4:]
+
+
+def variants() -> list[dict[Any, Any]]:
+    """Headers as they come one after another: nearly the same, and quite different ones."""
+    plain = {key: value for key, value in HEADERS.items() if key not in ("stamps", "at")}
+    found: list[dict[Any, Any]] = []
+    for number in range(40):
+        each = {**plain, "id": f"{number}", "eta": None if number % 3 else "2026", "tries": number}
+        found += [{**each, "shadow": "ü" * number}, {**each, "timelimit": [number, None]}]
+        found += [HEADERS, {"id": number, "empty": {}}, {}, {"id": b"\xff" * number}]
+        found += [{str(number): 1}, {"id": "", "lang": "py"}, {"id": "", "lang": "py", "more": 1}]
+    return found
+
+
+@pytest.mark.parametrize("step", [1, 2, 9])
+def test_tables_of_all_shapes(step: int) -> None:
+    tables = Tables()
+    for headers in variants()[::step]:
+        data = table(headers)
+        expected, _ = loads("F", dumps("F", (headers,)), 0)
+        found = tables.read(b"before" + data + b"after", 6, 6 + len(data))
+        assert list(found.items()) == list(expected[0].items())
+
+
+def test_a_table_is_nobody_elses() -> None:
+    tables = Tables()
+    headers = {"id": "a", "timelimit": [None, 1], "stamps": {}, "links": [["a"]]}
+    data = table(headers)
+    for _ in range(5):
+        found = tables.read(data, 0, len(data))
+        assert found == headers
+        for value in (found["links"][0], found["links"], found["timelimit"]):
+            value.append("mine")
+        found["stamps"]["mine"] = 1
+        found["mine"] = 1
+
+
+def test_what_is_known_is_only_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = Tables()
+    pieces = [table({**HEADERS, "id": str(number), "stamps": {}}) for number in range(9)]
+    read = [tables.read(data, 0, len(data)) for data in pieces[:3]]
+    monkeypatch.setattr("taskq.transports.amqp_reading._read_table", None)
+    read += [tables.read(data, 0, len(data)) for data in pieces[3:]]
+    assert [each["id"] for each in read] == [str(number) for number in range(9)]
+
+
+def test_a_name_that_comes_twice() -> None:
+    data = table({"a": "1"}) + table({"b": "2"}) + table({"a": "3"})
+    other = table({"a": "4"}) + table({"b": "2"}) + table({"a": "3"})
+    tables = Tables()
+    for each in (data, other, data, other, other):
+        assert tables.read(each, 0, len(each)) == _read_table(each, 0, len(each)) == {
+            "a": "3", "b": "2"
+        }  # fmt: skip
 
 
 def frame(kind: int, data: bytes, channel: int = 1) -> bytes:
