@@ -159,6 +159,16 @@ class RequestMessage:
 
         self.on_ack = on_ack
 
+    def remember_end(self) -> None:
+        """Remember that the run has ended, for a copy of the message that comes later."""
+        settle, key = self.on_ack, self.run_key
+
+        def on_ack(log: Any, errors: Any) -> None:
+            state.ended_unsettled.add(key)
+            settle(log, errors)
+
+        self.on_ack = on_ack
+
     def take_over(self, redelivered: RequestMessage) -> None:
         """Settle another delivery of the same message in place of the one this was made of."""
         old, new = self.message, redelivered.message

@@ -83,7 +83,8 @@ active_requests: set[Request] = set()
 #: Ids of tasks that have succeeded (when deduplication is on).
 successful_requests.maxlen = SUCCESSFUL_MAX
 successful_requests.expires = SUCCESSFUL_EXPIRES
-#: (id, retries) of late-acked tasks that ended after the connection their message came on was lost.
+#: (id, retries) of tasks that have ended and may come again: their connection was lost while they
+#: ran, or they had an ETA and were redelivered.
 ended_unsettled = LimitedSet(maxlen=SUCCESSFUL_MAX, expires=SUCCESSFUL_EXPIRES)
 #: How many tasks of each type have been accepted.
 total_count: Counter[str] = Counter()

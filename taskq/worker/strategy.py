@@ -145,8 +145,12 @@ class _TypeHandler:
         """Make a request of the message and act on what is decided about it."""
         request = self.take_on(message, body, ack, reject)
         comes_again = request.delivery_info["redelivered"] or getattr(message, "is_back", False)
-        if comes_again and _is_here_already(request):
-            return
+        if comes_again:
+            if _is_here_already(request):
+                return
+            if request.eta is not None and request.delivery_info["redelivered"]:
+                # Its worker may have died while it parked it: a copy may be on its way.
+                request.remember_end()
         bucket = self.buckets[self.task_name]
         timed = request.eta is not None or request.expires is not None
         stamps = state.revoked_stamps

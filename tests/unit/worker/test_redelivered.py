@@ -18,7 +18,13 @@ class Delivery(Message):
     """A message as a transport gives it out; what settles it is noted in `settled`."""
 
     def __init__(
-        self, channel: Any, tag: int, *, redelivered: bool = False, retries: int = 0
+        self,
+        channel: Any,
+        tag: int,
+        *,
+        redelivered: bool = False,
+        retries: int = 0,
+        eta: str | None = None,
     ) -> None:
         super().__init__(
             body=b"[[], {}, {}]",
@@ -26,9 +32,10 @@ class Delivery(Message):
             content_type="application/json",
             content_encoding="utf-8",
             delivery_info={"redelivered": redelivered},
-            headers={"task": "late", "id": "1", "retries": retries},
+            headers={"task": "late", "id": "1", "retries": retries, "eta": eta},
             channel=channel,
         )
+        self.is_back = False
         self.settled: list[str] = []
 
     def settle(self, *args: Any) -> None:
@@ -119,3 +126,19 @@ def test_a_second_message_of_the_same_call_is_not_run_beside_the_first(deliver: 
 def test_another_run_of_the_same_id_is_run(deliver: Any, options: dict[str, Any]) -> None:
     deliver(Delivery(channel(), 1))
     assert len(deliver(Delivery(channel(), 2, **options))) == 2
+
+
+@pytest.mark.parametrize("redelivered", [True, False])
+def test_a_copy_of_what_was_being_parked_when_its_worker_died(
+    deliver: Any, redelivered: bool
+) -> None:
+    shared, eta = channel(), "2020-01-01T00:00:00+00:00"
+    first = Delivery(shared, 1, redelivered=redelivered, eta=eta)
+    copy = Delivery(shared, 2, eta=eta)
+    copy.is_back = True
+    (request,) = deliver(first)
+    request.acknowledge()
+    state.task_ready(request)
+    # Not redelivered: no worker can have died with it, so somebody has sent the same call again.
+    assert len(deliver(copy)) == (1 if redelivered else 2)
+    assert (first.settled, copy.settled) == (["ack"], ["ack"] if redelivered else [])
