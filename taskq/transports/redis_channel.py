@@ -186,7 +186,7 @@ class ReservingChannel(Delaying):
         if self._call is not None:
             return
         acked = self._take_done() if self._done else []
-        limit = self._find_demand(bool(acked)) if self._receivers else 0
+        limit = self._find_demand(len(acked)) if self._receivers else 0
         if not (limit or acked or self.delays.is_due):
             return
         delays = self.delays.build_commands()
@@ -220,15 +220,18 @@ class ReservingChannel(Delaying):
                 raise
             self._take_over(call)
 
-    def _find_demand(self, has_acked: bool) -> int:
-        """Give the number of messages to ask for now."""
+    def _find_demand(self, acked: int) -> int:
+        """Give the number of messages to ask for now, in a turn with so many acks."""
         room: int = self.qos.find_room()
         if room <= 0:
             self._end_waits()
             return 0
         if not self.hungry:
             return 0
-        if has_acked and not self._is_patient and 2 * room < self.qos.prefetch_count:
+        window = self.qos.prefetch_count
+        # If as many have ended in this turn as are still out, the next will probably end those.
+        is_rising = acked >= window - room and 4 * room < 3 * window
+        if acked and not self._is_patient and (2 * room < window or is_rising):
             # More acks are on their way, and with them more room. Looked at again when Redis has
             # answered to these acks.
             self._is_patient = True
