@@ -252,6 +252,38 @@ def test_a_ring_while_a_call_is_on_its_way_is_heard(redis_url: str) -> None:
     broker.close_all()
 
 
+@pytest.mark.parametrize(("acked", "asks"), [(1, False), (4, False), (5, False), (6, True)])
+def test_a_turn_that_will_be_followed_by_more_acks_is_waited_for_once(
+    redis_url: str, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, acked: int, asks: bool
+) -> None:
+    broker = Broker(redis_url, {}, with_hub=True)
+    queue = broker.queue()
+    client.lpush(queue.name, *[make_message() for _ in range(20)])
+    inbox = Inbox(broker, queue, prefetch=8)
+    inbox.wait(8)
+    channel, sent = inbox.channel, []
+    send_commands = channel._calls.send
+
+    def note(commands: Any, receiver: Any) -> None:
+        sent.append([command[0] for command in commands])
+        send_commands(commands, receiver)
+
+    monkeypatch.setattr(channel._calls, "send", note)
+    for message in inbox.messages[:acked]:
+        message.ack()
+    acks, call = ["HDEL", "ZREM"], ["EVALSHA"]
+    channel.turn()
+    channel.hear()
+    assert sent == ([acks + call] if asks else [acks])
+    if not asks:
+        # Nothing more has ended: it is asked for what there is.
+        channel.turn()
+        channel.hear()
+        assert sent == [acks, call]
+    inbox.wait(8 + acked)
+    broker.close_all()
+
+
 def test_many_lists_are_watched_by_one_connection(
     broker: Broker, client: redis.Redis, producer: Producer
 ) -> None:
