@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +160,7 @@ class ChildWorker(Worker):
         if os.getppid() != self.parent_pid:
             # It died before the line above could ask to be told.
             os._exit(EX_FAILURE)
+        _stand_back()
 
     def _set_up(self) -> None:
         if self.initializer is None:
@@ -272,6 +274,16 @@ class ChildWorker(Worker):
             self.on_exit(pid, code)
         except Exception as exc:  # hook dispatch: the process ends anyway
             logger.error("Hook at the end of %s raised: %r", human_status(code), exc, exc_info=True)
+
+
+def _stand_back() -> None:
+    """Take no processor from the parent on being woken by it: it has others to wake.
+
+    Otherwise the system may stop it in the middle of a turn, for each job it gives away.
+    """
+    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _encode(is_successful: bool, value: Any) -> bytes:

@@ -42,7 +42,8 @@ def test_fifty_thousand_tasks_leave_nothing(tmp_path: Path) -> None:
         assert chaos.count_runs().total() == 50_000
     for name, most in (("chaos.db", 4_000_000), ("chaos.db-wal", 64_000_000)):
         assert max(size[name] for size in sizes) < most, sizes
-    assert min(size["chaos.db-wal"] for size in sizes[-10:]) < 10_000_000, sizes
+    # It is copied back at 16 MB, and begun again from its start.
+    assert min(size["chaos.db-wal"] for size in sizes[-10:]) < 20_000_000, sizes
     assert memory[-1] < memory[4] * 1.1 + 2_000_000
 
 

@@ -75,6 +75,14 @@ class ProcessContract(PoolContract):
         assert pid in pool.info["processes"]
         assert len(pool.info["processes"]) == pool.num_processes == 2
 
+    @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system has no such policy")
+    def test_children_do_not_interrupt_their_parent(self, pool: TaskPool) -> None:
+        before = os.sched_getscheduler(0)
+        journal = self.run(pool, os.sched_getscheduler, 0)
+        expected = os.SCHED_BATCH if before == os.SCHED_OTHER else before
+        assert journal.entries[-1] == ("done", expected)
+        assert os.sched_getscheduler(0) == before
+
     def test_packets_of_every_size_pass(self, pool: TaskPool) -> None:
         for size in (0, 1, 65_000, 65_536, 70_000, 300_000, 5_000_000):
             journal = self.run(pool, bytes.upper, b"x" * size)
