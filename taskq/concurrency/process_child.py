@@ -281,8 +281,11 @@ def _stand_back() -> None:
 
     Otherwise the system may stop it in the middle of a turn, for each job it gives away.
     """
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with suppress(OSError):
+    if not hasattr(os, "SCHED_BATCH"):
+        return
+    # A sandbox may forbid either call, and musl knows neither.
+    with suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

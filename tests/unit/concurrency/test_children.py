@@ -471,3 +471,24 @@ def test_a_setting_that_cannot_travel_is_left_to_the_module() -> None:
         assert Heritage(app_with_a_name).settings
     finally:
         del app_with_a_name.conf.task_routes
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system has no such policy")
+@pytest.mark.parametrize("name", ["sched_getscheduler", "sched_setscheduler"])
+def test_where_policies_are_forbidden_children_live_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*args: Any) -> Any:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, name, refuse)
+    pool = ProcessPool(1)
+    pool.start()
+    try:
+        assert pool.did_start_ok()
+        pids: list[int] = []
+        pool.apply_async(jobs.pid, callback=pids.append)
+        wait_until(lambda: pids, turn=lambda: pool.poll(0.01))
+        assert pids == pool.pids()
+    finally:
+        pool.terminate()
