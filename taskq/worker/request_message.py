@@ -145,22 +145,22 @@ class RequestMessage:
 
     def outlive_connection(self) -> None:
         """The connection is lost and the task runs on: its end is remembered for the redelivery."""
-        settle, key = self.on_ack, self.run_key
         if self.acknowledged:
             # The broker need not have heard of it.
-            state.ended_unsettled.add(key)
+            state.ended_unsettled.add(self.run_key)
             return
+        settle = self.on_ack
 
         def on_ack(log: Any, errors: Any) -> None:
-            state.ended_unsettled.add(key)
             # Brokers that know a message by its own tag, not the channel's, can still settle it.
             if self.message.channel.connection is not None:
                 settle(log, errors)
 
         self.on_ack = on_ack
+        self.remember_end()
 
     def remember_end(self) -> None:
-        """Remember that the run has ended, for a copy of the message that comes later."""
+        """See to it that its end is remembered, for what may come of its message later."""
         settle, key = self.on_ack, self.run_key
 
         def on_ack(log: Any, errors: Any) -> None:
